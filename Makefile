@@ -1,0 +1,97 @@
+# One Makefile, no recursion. Each variant owns build/<variant>/, so no "make clean" between them.
+.DEFAULT_GOAL := all
+VARIANT ?= release
+B       := build/$(VARIANT)
+# The release programs lie directly in build/, where users and scripts look for them.
+BIN     := $(if $(filter release,$(VARIANT)),build,$(B))
+PREFIX  ?= /usr/local
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes \
+        -Wmissing-prototypes -Wvla -Wformat=2 -Wundef -Wcast-qual -Wwrite-strings $(if $(CI),-Werror)
+VF_release := -O3 -g
+VF_debug   := -O0 -g3 -DCAKE_DEBUG
+VF_asan    := -O1 -g -DCAKE_DEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+VF_tsan    := -O1 -g -DCAKE_DEBUG -fsanitize=thread
+VF_cov     := -O0 -g --coverage
+VF_fuzz    := $(VF_asan) -fsanitize=fuzzer-no-link
+VERSION := 0.1.0
+override CPPFLAGS += -I. -D_GNU_SOURCE -DCAKE_VERSION='"$(VERSION)"'
+# -ffp-contract=off: the compiler must never fuse what the source does not fuse (same bits everywhere).
+override CFLAGS   += -std=c11 $(WARN) -ffp-contract=off -ffunction-sections -fdata-sections \
+                     -fstack-protector-strong $(VF_$(VARIANT)) -MMD -MP
+override LDFLAGS  += -Wl,--gc-sections -Wl,--as-needed
+
+# Only files whose name ends in _<isa>.c get ISA flags; everything else stays at the baseline.
+ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+ifeq ($(ARCH),x86_64)
+ISA_avx2   := -mavx2 -mfma -mf16c
+ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+else ifeq ($(ARCH),aarch64)
+ISA_neon   := -march=armv8.2-a+dotprod+fp16
+endif
+isa = $(ISA_$(lastword $(subst _, ,$(basename $(notdir $1)))))
+
+WORKER_LIBS := -lzmq -lcrypto -lavahi-client -lavahi-core -lavahi-common -ljson-c -lm -pthread
+MASTER_LIBS := $(WORKER_LIBS) -lyaml -lpcre2-8 -lutf8proc -ledit
+
+src    = $(wildcard $(foreach d,$1,$d/*.c $d/*/*.c))
+obj    = $(patsubst %.c,$(B)/%.o,$1)
+DIRS  := common proto kernels worker master
+MODS  := $(filter-out worker/main.c master/main.c,$(call src,$(DIRS)))
+LIB   := $(B)/libcake.a
+UNIT  := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/*.c))
+TOOLS := $(patsubst %.c,$(B)/%,$(wildcard tests/tools/*.c))
+BENCH := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
+FUZZ  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+.PHONY: all test unit bench fuzz fuzz-bins asan tsan cov lint format check-format check-deps install uninstall clean help demo
+.SECONDARY:
+all: $(BIN)/cake-master $(BIN)/cake-worker              ## build both programs into build/
+$(BIN)/cake-master: $(B)/master/main.o $(LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(MASTER_LIBS) -o $@
+$(BIN)/cake-worker: $(B)/worker/main.o $(LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(WORKER_LIBS) -o $@
+$(LIB): $(call obj,$(MODS))
+	@rm -f $@; $(AR) rcs $@ $^
+$(UNIT): $(B)/%: $(B)/%.o $(LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ -lcmocka $(MASTER_LIBS) -o $@
+$(BENCH) $(TOOLS): $(B)/%: $(B)/%.o $(LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(MASTER_LIBS) -o $@
+$(FUZZ): $(B)/%: $(B)/%.o $(LIB)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) $^ $(MASTER_LIBS) -o $@
+$(B)/%.o: %.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(call isa,$*) -c $< -o $@
+# Rebuild when compiler or flags change.
+$(B)/.flags: FORCE
+	@mkdir -p $(@D); echo '$(CC) $(CPPFLAGS) $(CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS)' > $@
+FORCE:
+
+test: check-deps all $(UNIT) $(TOOLS)                   ## every test that needs no GPU and no outside network
+	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT) $(wildcard tests/integration/*.sh)
+unit: $(UNIT)                                           ## unit tests only
+	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT)
+bench: $(BENCH)                                         ## kernel micro-benchmarks, JSON lines
+	@set -e; for t in $(BENCH); do $$t; done
+asan tsan:                                              ## run the unit and integration tests under a sanitizer
+	$(MAKE) VARIANT=$@ test
+cov:                                                    ## line coverage
+	$(MAKE) VARIANT=cov test
+	@find build/cov -name '*.gcda' | grep -v /tests/ | xargs gcov -n 2>/dev/null | grep -A1 -E "^File '(common|proto|kernels|worker|master)"
+fuzz:                                                   ## build the fuzz targets (clang, libFuzzer)
+	$(MAKE) VARIANT=fuzz CC=clang fuzz-bins
+fuzz-bins: $(FUZZ)
+check-deps:                                             ## enforce the include boundaries
+	@sh tests/check-deps.sh
+compile_commands.json: Makefile                         ## for clangd / clang-tidy
+	bear -- $(MAKE) -B VARIANT=debug all
+lint:                                                   ## clang-tidy, one process per file
+	@printf '%s\n' $(call src,$(DIRS)) | xargs -n1 -P2 sh -c 'clang-tidy --quiet "$$0" -- -std=c11 $(filter-out -MMD -MP,$(CPPFLAGS)) $$(sh tests/isa-flags.sh "$$0")'
+format:                                                 ## clang-format every source in place
+	clang-format -i $(wildcard */*.[ch] */*/*.[ch] */*/*/*.[ch])
+install: all                                            ## PREFIX=, DESTDIR=
+	PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) sh deploy/install.sh
+clean:
+	rm -rf build
+help:
+	@grep -hE '^[a-z_. -]+[a-z.]*:.*##' Makefile | sed -E 's/:.*##/\t/'
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

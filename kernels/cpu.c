@@ -1,0 +1,51 @@
+/* CPU detection: see cpu.h. Built at the baseline ISA: it must run on every CPU. */
+#include "kernels/cpu.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+#if defined(__AVX__)
+#error "kernels/cpu.c must be built at the baseline ISA, or it will crash on older CPUs"
+#endif
+
+bool cake_cpu_has(cake_isa isa) {
+    switch (isa) {
+    case CAKE_ISA_SCALAR: return true;
+#if defined(__x86_64__)
+    /* __builtin_cpu_supports() also checks that the OS saves the wide registers. */
+    case CAKE_ISA_AVX2:
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __builtin_cpu_supports("f16c");
+    case CAKE_ISA_AVX512:
+        return cake_cpu_has(CAKE_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__)
+    case CAKE_ISA_NEON: return (getauxval(AT_HWCAP) & (1u << 20)) != 0; /* HWCAP_ASIMDDP */
+#endif
+    default: return false;
+    }
+}
+
+const char *cake_isa_name(cake_isa isa) {
+    static const char *const name[CAKE_ISA_COUNT] = {"scalar", "avx2", "avx512", "neon"};
+    return isa >= 0 && isa < CAKE_ISA_COUNT ? name[isa] : "?";
+}
+
+cake_isa cake_cpu_isa(void) {
+    static _Atomic int chosen = -1; /* a race computes the same value twice: harmless */
+    int isa = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (isa >= 0) return (cake_isa)isa;
+    const char *cap = getenv("CAKE_KERN");
+    isa = CAKE_ISA_SCALAR;
+    for (int i = 0; i < CAKE_ISA_COUNT; i++) {
+        if (cake_cpu_has((cake_isa)i)) isa = i;
+        if (cap && strcmp(cap, cake_isa_name((cake_isa)i)) == 0) break;
+    }
+    atomic_store_explicit(&chosen, isa, memory_order_relaxed);
+    return (cake_isa)isa;
+}

@@ -1,0 +1,37 @@
+#!/bin/bash
+# Run test programs and scripts, show the failures, close with "N passed, N failed, N skipped".
+#   unit programs      cmocka; counted from its per-test lines
+#   *.sh scripts       print "ok - NAME", "not ok - NAME: why", "skip - NAME: what is missing"
+# Environment: B (object folder), BIN (programs), TEST_FILTER (run only what matches), V=1 (all output).
+pass=0 fail=0 skip=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+for t in "$@"; do
+    [[ -n $TEST_FILTER && $t != *$TEST_FILTER* ]] && continue
+    start=$(date +%s%N)
+    case $t in
+    *.sh) timeout "${TEST_TIMEOUT:-600}" bash "$t" >"$log" 2>&1 ;;
+    *) timeout "${TEST_TIMEOUT:-600}" "$t" >"$log" 2>&1 ;;
+    esac
+    rc=$?
+    case $t in
+    *.sh)
+        p=$(grep -c '^ok - ' "$log") f=$(grep -c '^not ok - ' "$log") s=$(grep -c '^skip - ' "$log") ;;
+    *)
+        p=$(grep -c '^\[       OK \]' "$log") f=$(grep -cE '^\[  (FAILED|ERROR)   ?\] [^0-9]' "$log")
+        s=$(grep -c '^\[  SKIPPED \] [^0-9]' "$log")
+        # cmocka lists a failed test once when it ends and once in the summary
+        f=$((f / 2)) s=$((s > 1 ? s / 2 : s)) ;;
+    esac
+    if ((rc != 0 && f == 0)); then f=1; fi
+    pass=$((pass + p)) fail=$((fail + f)) skip=$((skip + s))
+    printf '%-44s %4d passed %3d failed %3d skipped  %5d ms\n' "$(basename "$t")" $p $f $s \
+        $((($(date +%s%N) - start) / 1000000))
+    grep -E '^skip - |^skip: ' "$log"
+    if ((rc != 0 || f > 0)) || [[ -n $V ]]; then
+        echo "--- $t (exit $rc)"; tail -n 200 "$log"; echo "---"
+    fi
+done
+suffix=$([ $skip -gt 0 ] && echo ", $skip skipped")
+echo "$pass passed, $fail failed$suffix"
+[ $fail -eq 0 ] && [ $pass -gt 0 ]
