@@ -1,0 +1,66 @@
+/* config.json to a checked description of a model. Everything the maths depends on is here; what is
+ * not understood is an error that names the field (design.md promise 7). */
+#ifndef CAKE_COMMON_MODEL_CONFIG_H
+#define CAKE_COMMON_MODEL_CONFIG_H
+
+#include "common/model/quant.h"
+#include "common/model/safetensors.h"
+
+typedef enum {
+    CAKE_FAMILY_LLAMA, /* Llama 2/3, Falcon3, SmolLM and others stored as model_type "llama" */
+    CAKE_FAMILY_MISTRAL,
+    CAKE_FAMILY_QWEN2,
+    CAKE_FAMILY_QWEN3,
+} cake_family;
+const char *cake_family_name(cake_family f);
+
+typedef enum {
+    CAKE_ROPE_DEFAULT,
+    CAKE_ROPE_LINEAR,
+    CAKE_ROPE_LLAMA3,
+    CAKE_ROPE_YARN,
+} cake_rope_type;
+
+/* Half-split form over all of head_dim; formulas in formats.md 7.1. Fields of other types are 0. */
+typedef struct {
+    cake_rope_type type;
+    double theta;
+    double factor;                            /* linear, llama3, yarn; 1 for default */
+    double low_freq_factor, high_freq_factor; /* llama3 */
+    double original_max_positions;            /* llama3, yarn */
+    double beta_fast, beta_slow;              /* yarn */
+    double mscale, mscale_all_dim;            /* yarn */
+} cake_rope_config;
+
+enum {
+    CAKE_LAYERS_MAX = 4096,
+    CAKE_EOS_MAX = 16,
+    CAKE_CONFIG_FILE_MAX = 16 << 20, /* bytes of a config.json */
+};
+
+typedef struct {
+    cake_family family;
+    char model_type[64];
+    uint32_t hidden, n_layers, n_heads, n_kv_heads, head_dim, ff, vocab;
+    uint32_t max_positions;
+    double norm_eps;
+    bool q_bias, k_bias, v_bias, o_bias; /* additive biases of the attention projections */
+    bool mlp_bias;                       /* of gate, up and down */
+    bool qk_norm;                        /* RMSNorm per head on q and k before rope */
+    int tie;                             /* 1 tied, 0 untied, -1 not said: layout.c decides */
+    cake_rope_config rope;
+    cake_dtype dtype; /* torch_dtype / dtype; informative; NONE when absent */
+    int64_t bos_id;   /* -1 absent */
+    uint32_t n_eos, eos_ids[CAKE_EOS_MAX];
+    cake_quant *quant; /* owned; never NULL after success */
+} cake_model_config;
+
+/* text[0..len): a config.json. CAKE_EFORMAT: malformed or out of range; CAKE_EUNSUPPORTED: another
+ * family or a feature this build does not have. */
+cake_status cake_config_parse(cake_model_config *c, const char *text, size_t len, const char *what,
+                              cake_error *err);
+/* The same from a file. */
+cake_status cake_config_read(cake_model_config *c, const char *path, cake_error *err);
+void cake_config_deinit(cake_model_config *c);
+
+#endif

@@ -1,0 +1,90 @@
+/* From config and tensors to the units of a plan.
+ *
+ * Unit 0 is the embedding, units 1..L are the layers, unit L+1 is the final norm and the head.
+ * Every tensor a unit needs is present with the right shape and type, and nothing unknown is left
+ * over, or there is no layout. */
+#ifndef CAKE_COMMON_MODEL_LAYOUT_H
+#define CAKE_COMMON_MODEL_LAYOUT_H
+
+#include "common/model/checkpoint.h"
+#include "common/model/config.h"
+
+typedef enum {
+    CAKE_ROLE_EMBED,
+    CAKE_ROLE_ATTN_NORM,
+    CAKE_ROLE_Q,
+    CAKE_ROLE_K,
+    CAKE_ROLE_V,
+    CAKE_ROLE_Q_NORM,
+    CAKE_ROLE_K_NORM,
+    CAKE_ROLE_O,
+    CAKE_ROLE_FFN_NORM,
+    CAKE_ROLE_GATE,
+    CAKE_ROLE_UP,
+    CAKE_ROLE_DOWN,
+    CAKE_ROLE_FINAL_NORM,
+    CAKE_ROLE_HEAD,
+    CAKE_ROLE_COUNT,
+} cake_role;
+const char *cake_role_name(cake_role r);
+
+typedef enum { CAKE_WEIGHT_DENSE, CAKE_WEIGHT_AFFINE } cake_weight_kind;
+
+/* One weight matrix [n, k] (norms: n = 1), row-major, stored as its tensors are (formats.md 2.1).
+ */
+typedef struct {
+    cake_role role;
+    cake_weight_kind kind;
+    cake_dtype dtype;          /* dense: of weight; affine: of scales and biases (F16, BF16, F32) */
+    uint32_t bits, group_size; /* affine; else 0 */
+    uint32_t n, k;
+    /* Indices into checkpoint->tensors, -1 when there is none. */
+    int32_t weight, scales, biases; /* biases: quantization offsets */
+    int32_t bias;                   /* additive, [n], F16, BF16 or F32 */
+    char *path;                     /* "model.layers.0.self_attn.q_proj" */
+} cake_module;
+
+typedef struct {
+    uint32_t n_modules;
+    cake_module *modules; /* ascending role */
+    uint64_t bytes;       /* stored bytes of all its tensors (a tied head counts the table) */
+} cake_unit;
+
+/* Units [begin, end). */
+typedef struct {
+    uint32_t begin, end;
+} cake_unit_range;
+
+typedef struct {
+    const cake_model_config *config;   /* borrowed */
+    const cake_checkpoint *checkpoint; /* borrowed */
+    uint32_t n_units;                  /* n_layers + 2 */
+    cake_unit *units;                  /* n_modules 0 for units that were not asked for */
+    bool tied;                         /* the head uses the embedding's table */
+    uint32_t n_ignored;                /* tensors of the checkpoint that no unit uses */
+} cake_layout;
+
+/* Build the units in ranges[0..n_ranges) (ascending, disjoint; NULL, 0: all units) from a
+ * checkpoint. With ranges the checkpoint must hold exactly their tensors (a bundle). config and ck
+ * must outlive the layout. CAKE_ENOTFOUND (tensor missing), CAKE_EFORMAT (shape, dtype,
+ * contradiction), CAKE_EUNSUPPORTED (a mode or tensor this build does not know); messages name
+ * tensor and file. */
+cake_status cake_layout_new(cake_layout **out, const cake_model_config *config,
+                            const cake_checkpoint *ck, const cake_unit_range *ranges,
+                            size_t n_ranges, cake_error *err);
+void cake_layout_free(cake_layout *l);
+
+/* The module of a role in a unit, or NULL. */
+const cake_module *cake_layout_module(const cake_layout *l, uint32_t unit, cake_role role);
+
+/* Tensors of the units in ranges, each once, in plan order (unit, role, weight, scales, biases,
+ * bias): fills idx (caller's, room for `max`) and returns how many there are. */
+size_t cake_layout_tensors(const cake_layout *l, const cake_unit_range *ranges, size_t n_ranges,
+                           uint32_t *idx, size_t max);
+/* Stored bytes of those tensors, a shared table counted once. */
+uint64_t cake_layout_bytes(const cake_layout *l, const cake_unit_range *ranges, size_t n_ranges);
+
+/* Ascending, disjoint, not empty, end <= n_units. */
+bool cake_unit_ranges_valid(const cake_unit_range *ranges, size_t n_ranges, uint32_t n_units);
+
+#endif
