@@ -1,0 +1,94 @@
+/* Operations on rows of f32: norms, sums, gates, softmax, argmax, and conversions to the narrow
+ * types.
+ *
+ * Every function gives the same bits with every ISA. Sums run in one order everywhere: element i
+ * goes to lane i mod 16, lanes add in ascending i, and the 16 lanes fold as l += l+8, l+4, l+2,
+ * l+1. All pointers may have any alignment; n may be 0 and need not be a multiple of anything. An
+ * output may be the same array as an input, but must not overlap it in part. NaN inputs give NaN
+ * outputs unless said otherwise. Threads: re-entrant. Allocates: no. Blocks: no. */
+#ifndef CAKE_KERNELS_VEC_H
+#define CAKE_KERNELS_VEC_H
+
+#include "kernels/cpu.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* y = x / sqrt(mean(x^2) + eps) * w, the formats.md 7.1 form: y_i = (x_i * r) * w_i with r the f32
+ * reciprocal of the f32 root. w: [n], or NULL for all ones. Families whose effective weight is 1 +
+ * w add the 1 when they load. */
+void cake_rmsnorm(float *y, const float *x, const float *w, size_t n, float eps);
+
+/* y = a + b.  y += a * x (fused).  y = a * x. */
+void cake_add(float *y, const float *a, const float *b, size_t n);
+void cake_axpy(float *y, float a, const float *x, size_t n);
+void cake_scale(float *y, float a, const float *x, size_t n);
+
+/* y = silu(gate) * up,  y = gelu_tanh(gate) * up,  y = sigmoid(gate) * x,  y = silu(x). */
+void cake_swiglu(float *y, const float *gate, const float *up, size_t n);
+void cake_geglu(float *y, const float *gate, const float *up, size_t n);
+void cake_sigmoid_mul(float *y, const float *gate, const float *x, size_t n);
+void cake_silu(float *y, const float *x, size_t n);
+
+/* The sum of a*b (fused, in the order above). */
+float cake_dot(const float *a, const float *b, size_t n);
+
+/* Largest element, NaNs passed over; -infinity if there is none. */
+float cake_max(const float *x, size_t n);
+
+/* x = e^(x - max) / sum, in place. Rows with a NaN or with +infinity give NaN. */
+void cake_softmax(float *x, size_t n);
+
+/* Index of the largest element, the lowest among equals (-0 equals 0). NaN never wins; 0 if there
+ * is nothing but NaN or n is 0. */
+size_t cake_argmax(const float *x, size_t n);
+
+/* Row conversions. To f16 and bf16: round to nearest, ties to even, subnormals kept, overflow to
+ * infinity, NaN stays a quiet NaN. The reverse is exact. */
+void cake_f32_to_f16(uint16_t *y, const float *x, size_t n);
+void cake_f16_to_f32(float *y, const uint16_t *x, size_t n);
+void cake_f32_to_bf16(uint16_t *y, const float *x, size_t n);
+void cake_bf16_to_f32(float *y, const uint16_t *x, size_t n);
+
+/* The q8 wire form: blocks of 32 values, each an f32 scale (little-endian) then 32 int8. The last
+ * block is padded with zeros. scale = max|x| / 127, q = round_to_even(x * (127 / max|x|)), value =
+ * q * scale A block whose max|x| is below 2^-100 encodes as zeros. A block holding an infinity or a
+ * NaN decodes to 32 NaNs, so that damage shows instead of spreading as plausible numbers. */
+enum { CAKE_Q8_BLOCK = 32, CAKE_Q8_BLOCK_BYTES = 36 };
+static inline size_t cake_q8_bytes(size_t n) {
+    return (n / CAKE_Q8_BLOCK + (n % CAKE_Q8_BLOCK != 0)) * CAKE_Q8_BLOCK_BYTES;
+}
+void cake_q8_encode(void *y, const float *x, size_t n); /* writes cake_q8_bytes(n) */
+void cake_q8_decode(float *y, const void *x,
+                    size_t n); /* reads cake_q8_bytes(n); any bytes are safe */
+
+/* One table per ISA, for tests and benchmarks that compare them in one process. */
+typedef struct {
+    void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
+    void (*add)(float *y, const float *a, const float *b, size_t n);
+    void (*axpy)(float *y, float a, const float *x, size_t n);
+    void (*scale)(float *y, float a, const float *x, size_t n);
+    void (*swiglu)(float *y, const float *gate, const float *up, size_t n);
+    void (*geglu)(float *y, const float *gate, const float *up, size_t n);
+    void (*sigmoid_mul)(float *y, const float *gate, const float *x, size_t n);
+    void (*silu)(float *y, const float *x, size_t n);
+    float (*dot)(const float *a, const float *b, size_t n);
+    float (*max)(const float *x, size_t n);
+    void (*softmax)(float *x, size_t n);
+    size_t (*argmax)(const float *x, size_t n);
+    void (*exp)(float *y, const float *x, size_t n); /* cake_expf on each element */
+    void (*f32_to_f16)(uint16_t *y, const float *x, size_t n);
+    void (*f16_to_f32)(float *y, const uint16_t *x, size_t n);
+    void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);
+    void (*bf16_to_f32)(float *y, const uint16_t *x, size_t n);
+    void (*q8_encode)(void *y, const float *x, size_t n);
+    void (*q8_decode)(float *y, const void *x, size_t n);
+    void (*rope)(float *x, uint32_t n_heads, uint32_t head_dim, uint32_t rot_dims, const float *cos,
+                 const float *sin);
+} cake_vec_kern;
+
+/* The table of an ISA this build has, or NULL. Calling it on a CPU without that ISA crashes: ask
+ * cake_cpu_has() first. */
+const cake_vec_kern *cake_vec_for(cake_isa isa);
+
+#endif
