@@ -1,0 +1,412 @@
+/* Token choice: see sampler.h for the chain and the promise of exactness.
+ *
+ * The vocabulary is large (152k) and almost all of it loses, so nothing here sorts it. One pass
+ * copies the row and finds the maximum; a histogram over the distance to the maximum then tells
+ * which few entries can be in the top k (or the top p of the mass), and only those are sorted. */
+#include "master/sampler/sampler.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    N_BINS = 4096, /* of 1/64 nat each: 64 nats below the maximum, the last bin takes the rest */
+};
+
+struct cake_sampler {
+    cake_sampler_params p; /* p.logit_bias points to our own copy */
+    uint32_t n_vocab;
+    const uint32_t *allowed;
+    float *logit;          /* [n_vocab] the row after bias and penalties; -inf = not allowed */
+    float *weight;         /* [n_vocab] of the candidates, in their order */
+    uint32_t *count;       /* [n_vocab] occurrences in the penalty window; all 0 between picks */
+    uint64_t *cand, *swap; /* [n_vocab] candidates: (order-preserving logit bits << 32) | id */
+    uint32_t bin_count[N_BINS];
+    double bin_mass[N_BINS];
+};
+
+/* ---- parameters ---- */
+
+void cake_sampler_params_default(cake_sampler_params *p) {
+    *p = (cake_sampler_params){.temperature = 0.8f,
+                               .top_k = 40,
+                               .top_p = 0.95f,
+                               .min_p = 0.05f,
+                               .repeat_penalty = 1.0f,
+                               .repeat_last_n = 64};
+}
+
+static bool outside(float v, float min, float max) {
+    return !(v >= min && v <= max); /* true for NaN */
+}
+
+cake_status cake_sampler_params_check(const cake_sampler_params *p, uint32_t n_vocab,
+                                      cake_error *err) {
+    const struct {
+        const char *name;
+        float v, min, max;
+    } range[] = {
+        {"temperature", p->temperature, 0, 100},
+        {"min_p", p->min_p, 0, 1},
+        {"repeat_penalty", p->repeat_penalty, 0.01f, 100},
+        {"presence_penalty", p->presence_penalty, -100, 100},
+        {"frequency_penalty", p->frequency_penalty, -100, 100},
+    };
+    for (size_t i = 0; i < sizeof range / sizeof *range; i++)
+        if (outside(range[i].v, range[i].min, range[i].max))
+            return cake_fail(err, CAKE_EINVAL, "%s is %g; it must lie between %g and %g",
+                             range[i].name, (double)range[i].v, (double)range[i].min,
+                             (double)range[i].max);
+    if (outside(p->top_p, 0, 1) || p->top_p == 0)
+        return cake_fail(err, CAKE_EINVAL, "top_p is %g; it must be above 0 and at most 1",
+                         (double)p->top_p);
+    if (p->n_logit_bias > CAKE_LOGIT_BIAS_MAX)
+        return cake_fail(err, CAKE_EINVAL, "logit_bias has %zu entries; at most %d are taken",
+                         p->n_logit_bias, CAKE_LOGIT_BIAS_MAX);
+    for (size_t i = 0; i < p->n_logit_bias; i++) {
+        if (n_vocab && p->logit_bias[i].token >= n_vocab)
+            return cake_fail(err, CAKE_EINVAL,
+                             "logit_bias names token %u; the vocabulary has %u tokens",
+                             p->logit_bias[i].token, n_vocab);
+        if (outside(p->logit_bias[i].bias, -100, 100))
+            return cake_fail(err, CAKE_EINVAL,
+                             "logit_bias of token %u is %g; it must lie between -100 and 100",
+                             p->logit_bias[i].token, (double)p->logit_bias[i].bias);
+    }
+    return CAKE_OK;
+}
+
+cake_sampler *cake_sampler_new(const cake_sampler_params *p, uint32_t n_vocab) {
+    cake_sampler *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    s->p = *p;
+    s->p.logit_bias = NULL;
+    s->n_vocab = n_vocab;
+    s->logit = malloc((size_t)n_vocab * sizeof *s->logit);
+    s->weight = malloc((size_t)n_vocab * sizeof *s->weight);
+    s->count = calloc(n_vocab, sizeof *s->count);
+    s->cand = malloc((size_t)n_vocab * sizeof *s->cand);
+    s->swap = malloc((size_t)n_vocab * sizeof *s->swap);
+    cake_logit_bias *bias = NULL;
+    if (p->n_logit_bias) {
+        bias = malloc(p->n_logit_bias * sizeof *bias);
+        if (bias) memcpy(bias, p->logit_bias, p->n_logit_bias * sizeof *bias);
+        s->p.logit_bias = bias;
+    }
+    if (!s->logit || !s->weight || !s->count || !s->cand || !s->swap ||
+        (p->n_logit_bias && !bias)) {
+        cake_sampler_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+void cake_sampler_free(cake_sampler *s) {
+    if (!s) return;
+    free(s->logit);
+    free(s->weight);
+    free(s->count);
+    free(s->cand);
+    free(s->swap);
+    free((void *)(uintptr_t)s->p.logit_bias);
+    free(s);
+}
+
+void cake_sampler_allow(cake_sampler *s, const uint32_t *allowed) {
+    s->allowed = allowed;
+}
+
+/* ---- arithmetic without libm ---- */
+
+/* e^x for x <= 0, relative error below 2e-7; 0 below -87. The loop over it vectorises; every lane
+ * does the same IEEE operations, so the bits do not depend on the vector width. */
+static inline float exp_neg(float x) {
+    float y = x < -87.0f ? -87.0f : x;
+    float n = (y * 1.44269504f + 12582912.0f) - 12582912.0f; /* nearest integer */
+    float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;   /* y - n ln 2, in two parts */
+    float q = 1.0f / 5040;
+    q = q * r + 1.0f / 720;
+    q = q * r + 1.0f / 120;
+    q = q * r + 1.0f / 24;
+    q = q * r + 1.0f / 6;
+    q = q * r + 0.5f;
+    q = q * r + 1.0f;
+    q = q * r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) * (1 << 23);
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return x < -87.0f ? 0.0f : q * scale;
+}
+
+/* ln x for a finite x >= 1: ln(2^e m) = e ln 2 + 2 atanh((m-1)/(m+1)), m in [1/sqrt 2, sqrt 2). */
+static double log_of(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int e = (int)(bits >> 52) - 1023;
+    bits = (bits & 0xfffffffffffffu) | (uint64_t)1023 << 52;
+    double m;
+    memcpy(&m, &bits, sizeof m);
+    if (m > 1.4142135623730951) m *= 0.5, e++;
+    double s = (m - 1) / (m + 1), s2 = s * s, sum = 0;
+    for (int k = 23; k >= 1; k -= 2) sum = sum * s2 + 1.0 / k;
+    return e * 0.69314718055994531 + 2 * s * sum;
+}
+
+/* Finaliser of SplitMix64 (Steele, Lea, Flood 2014). */
+static uint64_t mix64(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* Uniform in [0, 1): a two-round hash of (seed, position), keyed in both rounds so that streams of
+ * nearby seeds are not shifted copies of each other. */
+static double uniform(uint64_t seed, uint64_t position) {
+    uint64_t key = mix64(seed + 0x9e3779b97f4a7c15u);
+    uint64_t h = mix64(mix64(key ^ position * 0xd1342543de82ef95u) + key);
+    return (double)(h >> 11) * 0x1p-53;
+}
+
+/* ---- the row: copy, adjust, maximum ---- */
+
+static cake_status check_finite(const float *x, uint32_t n, cake_error *err) {
+    uint32_t bad = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t b;
+        memcpy(&b, x + i, sizeof b);
+        bad |= (b & 0x7f800000u) == 0x7f800000u;
+    }
+    if (!bad) return CAKE_OK;
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return cake_fail(
+                err, CAKE_EINVAL,
+                "the logit of token %u is %s: the forward pass produced no usable result", i,
+                isnan(x[i]) ? "not a number" : "infinite");
+    return CAKE_OK;
+}
+
+static void penalise(cake_sampler *s, const uint32_t *history, size_t n) {
+    const cake_sampler_params *p = &s->p;
+    if (p->repeat_last_n != CAKE_REPEAT_LAST_ALL && n > p->repeat_last_n) {
+        history += n - p->repeat_last_n;
+        n = p->repeat_last_n;
+    }
+    if (!n || (p->repeat_penalty == 1 && p->presence_penalty == 0 && p->frequency_penalty == 0))
+        return;
+    for (size_t i = 0; i < n; i++)
+        if (history[i] < s->n_vocab) s->count[history[i]]++;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t id = history[i];
+        if (id >= s->n_vocab || !s->count[id]) continue;
+        float l = s->logit[id];
+        l = l > 0 ? l / p->repeat_penalty : l * p->repeat_penalty;
+        s->logit[id] = l - (float)s->count[id] * p->frequency_penalty - p->presence_penalty;
+        s->count[id] = 0; /* once per id, and clean for the next pick */
+    }
+}
+
+static cake_status load_row(cake_sampler *s, const float *logits, const uint32_t *history,
+                            size_t n_history, float *max, cake_error *err) {
+    uint32_t n = s->n_vocab;
+    cake_status st = check_finite(logits, n, err);
+    if (st != CAKE_OK) return st;
+    for (uint32_t i = 0; i < n; i++) s->logit[i] = logits[i] + 0.0f; /* -0 ties with 0 */
+    for (size_t i = 0; i < s->p.n_logit_bias; i++)
+        s->logit[s->p.logit_bias[i].token] += s->p.logit_bias[i].bias;
+    penalise(s, history, n_history);
+    if (s->allowed)
+        for (uint32_t i = 0; i < n; i++)
+            if (!(s->allowed[i >> 5] >> (i & 31) & 1)) s->logit[i] = -INFINITY;
+    float m = -INFINITY;
+    for (uint32_t i = 0; i < n; i++) m = s->logit[i] > m ? s->logit[i] : m;
+    if (m == -INFINITY)
+        return cake_fail(err, CAKE_EINVAL,
+                         "no token of the vocabulary is allowed at this position");
+    if (m == INFINITY)
+        return cake_fail(err, CAKE_EINVAL, "a penalty pushed a logit beyond the range of a float");
+    *max = m;
+    return CAKE_OK;
+}
+
+/* ---- candidates ---- */
+
+/* Unsigned integers that order like the floats (no NaN here). */
+static uint64_t make_cand(float f, uint32_t id) {
+    uint32_t b;
+    memcpy(&b, &f, sizeof b);
+    b ^= b >> 31 ? 0xffffffffu : 0x80000000u;
+    return (uint64_t)b << 32 | id;
+}
+static uint32_t cand_id(uint64_t c) {
+    return (uint32_t)c;
+}
+
+/* Largest logit first; stable, so equal logits stay in the order of their ids. LSD radix on the
+ * upper half: linear whatever the input. */
+static void sort_cand(cake_sampler *s, uint32_t n) {
+    uint64_t *a = s->cand, *b = s->swap;
+    if (n <= 48) {
+        for (uint32_t i = 1; i < n; i++) {
+            uint64_t c = a[i];
+            uint32_t j = i;
+            for (; j > 0 && a[j - 1] >> 32 < c >> 32; j--) a[j] = a[j - 1];
+            a[j] = c;
+        }
+        return;
+    }
+    for (int shift = 32; shift < 64; shift += 8) {
+        uint32_t at[256] = {0}, sum = 0;
+        for (uint32_t i = 0; i < n; i++) at[a[i] >> shift & 255]++;
+        for (int d = 255; d >= 0; d--) {
+            uint32_t c = at[d];
+            at[d] = sum;
+            sum += c;
+        }
+        for (uint32_t i = 0; i < n; i++) b[at[a[i] >> shift & 255]++] = a[i];
+        uint64_t *t = a;
+        a = b;
+        b = t;
+    }
+    /* Four passes: the result is back in s->cand. */
+}
+
+/* Which histogram bin; monotone in the logit. */
+static uint32_t bin_of(float max, float logit) {
+    float d = (max - logit) * 64.0f;
+    return d < (float)(N_BINS - 1) ? (uint32_t)d : N_BINS - 1;
+}
+
+/* Put every token in bins 0..last into cand, in id order; return how many. */
+static uint32_t collect(cake_sampler *s, float max, uint32_t last) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        if (s->logit[i] != -INFINITY && (last == N_BINS - 1 || bin_of(max, s->logit[i]) <= last))
+            s->cand[n++] = make_cand(s->logit[i], i);
+    return n;
+}
+
+static uint32_t collect_top_k(cake_sampler *s, float max, uint32_t k) {
+    memset(s->bin_count, 0, sizeof s->bin_count);
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        if (s->logit[i] != -INFINITY) s->bin_count[bin_of(max, s->logit[i])]++;
+    uint32_t last = 0;
+    for (uint64_t sum = s->bin_count[0]; sum < k && last < N_BINS - 1;) sum += s->bin_count[++last];
+    uint32_t n = collect(s, max, last);
+    sort_cand(s, n);
+    return n < k ? n : k;
+}
+
+/* A sorted run of candidates that surely holds the top p of the whole mass. *total: the whole mass.
+ */
+static uint32_t collect_top_p(cake_sampler *s, float max, float top_p, double *total) {
+    memset(s->bin_mass, 0, sizeof s->bin_mass);
+    for (uint32_t i = 0; i < s->n_vocab; i++) s->weight[i] = exp_neg(s->logit[i] - max);
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        if (s->logit[i] != -INFINITY) s->bin_mass[bin_of(max, s->logit[i])] += (double)s->weight[i];
+    double all = 0, sum = 0;
+    for (uint32_t b = 0; b < N_BINS; b++) all += s->bin_mass[b];
+    uint32_t last = 0;
+    for (sum = s->bin_mass[0]; sum < (double)top_p * all && last < N_BINS - 1;)
+        sum += s->bin_mass[++last];
+    /* The exact walk adds in another order; one more bin covers the rounding. */
+    uint32_t n = collect(s, max, last < N_BINS - 1 ? last + 1 : last);
+    sort_cand(s, n);
+    *total = all;
+    return n;
+}
+
+/* weight[i] of candidate i = e^((logit - max) / temperature) */
+static double weigh(cake_sampler *s, uint32_t n, float max, float temperature) {
+    for (uint32_t i = 0; i < n; i++)
+        s->weight[i] = exp_neg((s->logit[cand_id(s->cand[i])] - max) / temperature);
+    double total = 0;
+    for (uint32_t i = 0; i < n; i++) total += (double)s->weight[i];
+    return total;
+}
+
+/* Filters leave n candidates in s->cand. */
+static uint32_t filter(cake_sampler *s, float max) {
+    const cake_sampler_params *p = &s->p;
+    uint32_t n;
+    double total = 0;
+    bool whole = p->top_k == 0 || p->top_k >= s->n_vocab;
+    if (!whole)
+        n = collect_top_k(s, max, p->top_k);
+    else if (p->top_p < 1)
+        n = collect_top_p(s, max, p->top_p, &total);
+    else
+        n = collect(s, max, N_BINS - 1);
+    if (p->top_p == 1 && p->min_p == 0) return n;
+    double sum = weigh(s, n, max, 1.0f);
+    if (p->top_p < 1) {
+        double want = (double)p->top_p * (whole ? total : sum), cum = 0;
+        uint32_t keep = 0;
+        while (keep < n && (keep == 0 || cum < want)) cum += (double)s->weight[keep++];
+        n = keep;
+    }
+    if (p->min_p > 0) { /* the most likely has weight 1 and always stays */
+        uint32_t keep = 0;
+        for (uint32_t i = 0; i < n; i++)
+            if (s->weight[i] >= p->min_p) s->cand[keep++] = s->cand[i];
+        n = keep;
+    }
+    return n;
+}
+
+cake_status cake_sampler_pick(cake_sampler *s, const float *logits, const uint32_t *history,
+                              size_t n_history, uint64_t position, uint32_t *token,
+                              cake_error *err) {
+    float max = 0;
+    cake_status st = load_row(s, logits, history, n_history, &max, err);
+    if (st != CAKE_OK) return st;
+    if (s->p.temperature == 0 || s->p.top_k == 1) {
+        uint32_t i = 0;
+        while (s->logit[i] != max) i++;
+        *token = i;
+        return CAKE_OK;
+    }
+    uint32_t n = filter(s, max);
+    cake_assert(n > 0);
+    double total = weigh(s, n, max, s->p.temperature);
+    double at = uniform(s->p.seed, position) * total, cum = 0;
+    uint32_t pick = 0, last = 0;
+    for (; pick < n; pick++) {
+        if (s->weight[pick] == 0) continue;
+        last = pick;
+        cum += (double)s->weight[pick];
+        if (cum > at) break;
+    }
+    *token = cand_id(s->cand[last]); /* last, should rounding carry `at` up to the total */
+    return CAKE_OK;
+}
+
+cake_status cake_sampler_logprobs(const cake_sampler *s, const float *logits, uint32_t token,
+                                  uint32_t n_top, float *chosen, cake_logprob *top,
+                                  cake_error *err) {
+    uint32_t n = s->n_vocab;
+    if (token >= n)
+        return cake_fail(err, CAKE_EINVAL, "token %u is not in the vocabulary of %u tokens", token,
+                         n);
+    if (n_top > CAKE_TOP_LOGPROBS_MAX || n_top > n)
+        return cake_fail(err, CAKE_EINVAL, "top_logprobs is %u; at most %d are reported", n_top,
+                         CAKE_TOP_LOGPROBS_MAX);
+    cake_status st = check_finite(logits, n, err);
+    if (st != CAKE_OK) return st;
+    float max = logits[0];
+    for (uint32_t i = 1; i < n; i++) max = logits[i] > max ? logits[i] : max;
+    double total = 0;
+    for (uint32_t i = 0; i < n; i++) total += (double)exp_neg(logits[i] - max);
+    double lse = (double)max + log_of(total);
+    uint32_t have = 0;
+    for (uint32_t i = 0; n_top && i < n; i++) {
+        if (have == n_top && logits[i] <= top[have - 1].logprob) continue;
+        uint32_t j = have < n_top ? have++ : have - 1;
+        for (; j > 0 && top[j - 1].logprob < logits[i]; j--) top[j] = top[j - 1];
+        top[j] = (cake_logprob){.token = i, .logprob = logits[i]};
+    }
+    for (uint32_t i = 0; i < have; i++) top[i].logprob = (float)((double)top[i].logprob - lse);
+    *chosen = (float)((double)logits[token] - lse);
+    return CAKE_OK;
+}
