@@ -79,7 +79,7 @@ const char *cake_link_state_name(cake_link_state s);
 /* Start connecting to "HOST:PORT" ("[V6%IF]:PORT") or "inproc://NAME" of the same cake_net as role
  * master or peer. Returns at once; the link keeps trying until closed. Messages are only accepted
  * for sending while it is READY, and what was queued is dropped when the connection breaks. */
-cake_status cake_client_open(cake_client **out, cake_net *n, cake_role as, const char *address,
+cake_status cake_client_open(cake_client **out, cake_net *n, cake_link_role as, const char *address,
                              cake_error *err);
 void cake_client_close(cake_client *c);
 /* Sockets for zmq_poll (ZMQ_POLLIN): messages, and state changes. */

@@ -8,13 +8,13 @@
 /* Who a received message came from, as ZAP authenticated it; never what a message says about
  * itself. */
 typedef enum {
-    CAKE_ROLE_NONE = 0,
-    CAKE_ROLE_MASTER = 1, /* a cake-master of this cluster, or the in-process side of inproc:// */
-    CAKE_ROLE_PEER = 2,   /* a cake-worker of this cluster (upstream neighbour) */
-    CAKE_ROLE_SERVER = 3, /* the worker a client link is connected to */
-    CAKE_ROLE_ANY = 4,    /* --insecure: nobody knows; may do what master and peer may */
-} cake_role;
-const char *cake_role_name(cake_role r);
+    CAKE_LINK_ROLE_NONE = 0,
+    CAKE_LINK_ROLE_MASTER = 1, /* a cake-master of this cluster, or the in-process side of inproc:// */
+    CAKE_LINK_ROLE_PEER = 2,   /* a cake-worker of this cluster (upstream neighbour) */
+    CAKE_LINK_ROLE_SERVER = 3, /* the worker a client link is connected to */
+    CAKE_LINK_ROLE_ANY = 4,    /* --insecure: nobody knows; may do what master and peer may */
+} cake_link_role;
+const char *cake_link_role_name(cake_link_role r);
 
 /* Return address of a client at a server. Dies with the connection: after a reconnect the client is
  * another peer. */
@@ -28,7 +28,7 @@ typedef struct cake_msg {
     cake_wire_hdr h;
     const cake_view *frames; /* h.n_frames views into this message */
     cake_peer from;          /* set by cake_server_recv */
-    cake_role role;
+    cake_link_role role;
     uint64_t received_ns; /* cake_now_ns when it was taken from the socket */
     struct cake_msg_frames *own;
 } cake_msg;

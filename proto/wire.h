@@ -72,11 +72,11 @@ typedef enum {
 } cake_msg_kind;
 
 typedef enum {
-    CAKE_DTYPE_NONE = 0,
-    CAKE_DTYPE_F32 = 1,
-    CAKE_DTYPE_F16 = 2,
-    CAKE_DTYPE_Q8 = 3
-} cake_dtype;
+    CAKE_WIRE_NONE = 0,
+    CAKE_WIRE_F32 = 1,
+    CAKE_WIRE_F16 = 2,
+    CAKE_WIRE_Q8 = 3
+} cake_wire_type;
 
 enum {
     CAKE_FLAG_ECHO = 1,     /* PING: send the padding back */
@@ -128,7 +128,7 @@ typedef struct {
 
 /* Bytes of one row of `width` values: F32 4w, F16 2w, Q8 ceil(w/32) f32 scales followed by w
  * rounded up to 32 int8 codes. 0 for NONE or a width above CAKE_WIDTH_MAX. */
-size_t cake_wire_row_bytes(cake_dtype dtype, uint32_t width);
+size_t cake_wire_row_bytes(cake_wire_type dtype, uint32_t width);
 
 /* Check h's counts and fill in h->payload_bytes (of BATCH and RESULT; others give it) and n_frames.
  * CAKE_EINVAL when the message would break a cap or its kind's rules. */
@@ -160,7 +160,7 @@ typedef struct {
     uint32_t n_vocab; /* token ids */
     uint32_t n_stages;
     uint32_t width; /* width a BATCH must have (0: this stage takes tokens only); RESULT: n_vocab */
-    uint8_t dtypes; /* bit 1 << cake_dtype set: allowed in a BATCH */
+    uint8_t dtypes; /* bit 1 << cake_wire_type set: allowed in a BATCH */
 } cake_wire_limits;
 
 /* Check a decoded BATCH or RESULT against the plan: CAKE_EPROTO naming the first row or op that is
@@ -182,13 +182,13 @@ cake_view cake_wire_body(const cake_wire_hdr *h, const cake_view *frames);
 cake_status cake_wire_error_text(const cake_wire_hdr *h, const cake_view *frames, char *out);
 
 const char *cake_msg_kind_name(unsigned kind);
-const char *cake_dtype_name(cake_dtype d);
-bool cake_dtype_parse(const char *name, cake_dtype *out); /* "f32", "f16", "q8" */
+const char *cake_wire_type_name(cake_wire_type d);
+bool cake_wire_type_parse(const char *name, cake_wire_type *out); /* "f32", "f16", "q8" */
 
 /* Rows of activations to and from the wire. f32 is a copy; f16 rounds to nearest even; q8 has one
  * scale max|x|/127 per 32 values and codes rounded half away from zero. src of pack and dst of
  * unpack are aligned f32 [width]; the wire side may be unaligned. Same bits on every machine. */
-void cake_act_pack(uint8_t *dst, const float *src, uint32_t width, cake_dtype dtype);
-void cake_act_unpack(float *dst, const uint8_t *src, uint32_t width, cake_dtype dtype);
+void cake_act_pack(uint8_t *dst, const float *src, uint32_t width, cake_wire_type dtype);
+void cake_act_unpack(float *dst, const uint8_t *src, uint32_t width, cake_wire_type dtype);
 
 #endif

@@ -15,15 +15,15 @@ typedef enum {
 const char *cake_family_name(cake_family f);
 
 typedef enum {
-    CAKE_ROPE_DEFAULT,
-    CAKE_ROPE_LINEAR,
-    CAKE_ROPE_LLAMA3,
-    CAKE_ROPE_YARN,
-} cake_rope_type;
+    CAKE_SCALING_DEFAULT,
+    CAKE_SCALING_LINEAR,
+    CAKE_SCALING_LLAMA3,
+    CAKE_SCALING_YARN,
+} cake_rope_scaling;
 
 /* Half-split form over all of head_dim; formulas in formats.md 7.1. Fields of other types are 0. */
 typedef struct {
-    cake_rope_type type;
+    cake_rope_scaling type;
     double theta;
     double factor;                            /* linear, llama3, yarn; 1 for default */
     double low_freq_factor, high_freq_factor; /* llama3 */
