@@ -1,0 +1,142 @@
+/* Packed weights and the matrix products over them.
+ *
+ * A weight matrix of n rows (output features) and k columns (input features) is packed once,
+ * exactly, into tiles of 16 rows. Inside a tile the rows are interleaved so that one SIMD lane owns
+ * one row: matrix-vector and matrix-matrix then do the same additions in the same order, and 16
+ * lanes, 2x8 or 4x4 give the same bits. No result depends on the ISA, on how many tokens are
+ * multiplied together, on which tiles are computed by which call, or on anything but the weights
+ * and that token's activations. (NaN results are NaN everywhere, but their sign and payload are the
+ * CPU's own.)
+ *
+ * Packed layout, tile after tile, every part 64-byte aligned:
+ *   dense    [k][16 rows] elements of ftype, the tile padded to 64 bytes
+ *   affine   per group: group/32 blocks of codes, then 16 scales, then 16 biases (ftype, row order)
+ *   A block of codes is 32 columns x 16 rows in `bits` vectors of 64 bytes. Let c[j], j = 0..7, be
+ * the 64-byte vector whose byte 4*row + t is the code of column 4*j + t. Then 8 bits   v[j]   =
+ * c[j] 4 bits   v[i]   = c[i] | c[i+4] << 4                                      i = 0..3 2 bits
+ * v[i]   = c[i] | c[i+2] << 2 | c[i+4] << 4 | c[i+6] << 6          i = 0..1 6 bits   v[0..3] as 4
+ * bits of the low nibbles, v[4..5] as 2 bits of the bits above 5 bits   v[0..3] as 4 bits of the
+ * low nibbles, bit j of v[4] = bit 4 of c[j] 3 bits   v[0..1] as 2 bits of the low two bits, bit j
+ * of v[2] = bit 2 of c[j] so that packed size = stored size for quantized formats when n % 16 == 0.
+ *
+ * Arithmetic of one output y = sum over k of w*x (all f32; fma = fused, one rounding):
+ *   Activations are quantized per block h of 32 columns: a = max|x|; scale[h] = a / 127;
+ *     q = round_half_even(x * (127 / a)); sum32[h] = scale[h] * (float)(sum of q);
+ *     sum64[u] = sum32[2u] + sum32[2u+1]. A block with a < 2^-100 has scale 0 and q 0; one with an
+ *     infinity or a NaN has scale NaN and q 0.
+ *   affine, per unit of min(group, 64) columns in ascending order, s and b of the unit's group:
+ *     d[h] = exact integer sum of code * q over the block;
+ *     f = scale[h0] * (float)d[h0];  if the unit has a second block: f = fma(scale[h1],
+ * (float)d[h1], f) acc = fma(s, f, acc);  acc = fma(b, sum of the unit, acc) dense, and affine in
+ * f32 mode (w = s*q + b, product rounded, then sum rounded): activations stay f32, part[k % 4] =
+ * fma(w[k], x[k], part[k % 4]) in ascending k;  y = (part0 + part1) + (part2 + part3)
+ *
+ * Threads: everything here is re-entrant; callers split work by tiles or tokens. Nothing allocates,
+ * blocks or fails; sizes are checked once by cake_wspec_valid(). */
+#ifndef CAKE_KERNELS_MATMUL_H
+#define CAKE_KERNELS_MATMUL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/cpu.h"
+#include "kernels/types.h"
+
+#define CAKE_TILE_ROWS 16u
+#define CAKE_W_MAX_N   (1u << 24) /* rows and columns above this are refused */
+#define CAKE_W_MAX_K   (1u << 20)
+
+/* AFFINE: w = s*q + b, MLX layout (formats.md 2): code stream LSB first, bits 2,3,4,5,6,8,
+ * group 32,64,128, k % group == 0, s and b of one type and any sign. */
+typedef enum { CAKE_W_DENSE, CAKE_W_AFFINE } cake_wkind;
+
+typedef struct {
+    cake_wkind kind;
+    cake_ftype ftype;     /* dense: element type; affine: type of scales and biases */
+    uint32_t bits, group; /* affine; 0 for dense */
+    uint32_t n, k;        /* output features (rows), input features (columns) */
+} cake_wspec;
+
+/* Known kind, types, bits and group; 1 <= n, k within the caps; k a multiple of the group.
+ * Every other function here requires a valid spec. */
+bool cake_wspec_valid(const cake_wspec *s);
+
+/* Bytes of one row as stored: codes (or dense elements), and each of scales and biases (0 for
+ * dense). */
+size_t cake_stored_row_bytes(const cake_wspec *s);
+size_t cake_stored_scale_row_bytes(const cake_wspec *s);
+
+/* Number of 16-row tiles; packed bytes of one tile and of the whole matrix (multiples of 64). */
+uint32_t cake_tiles(const cake_wspec *s);
+size_t cake_packed_tile_bytes(const cake_wspec *s);
+size_t cake_packed_bytes(const cake_wspec *s);
+
+/* The stored (safetensors) bytes, row-major, ANY alignment, borrowed; scales/biases NULL for dense.
+ */
+typedef struct {
+    const void *weight, *scales, *biases;
+} cake_wstored;
+
+/* Pack tiles [tile_begin, tile_end) of the matrix at `src` (first byte of row 0) into `packed`
+ * (first byte of tile 0, 64-byte aligned). Exact for arbitrary bytes; rows past n of the last tile
+ * become zero. Writes only those tiles, so that ranges can be packed in parallel. */
+void cake_pack_tiles(const cake_wspec *s, const cake_wstored *src, void *packed,
+                     uint32_t tile_begin, uint32_t tile_end);
+
+/* A packed matrix; `packed` is borrowed and 64-byte aligned (2 MiB pages read fastest). Experts of
+ * a stack [E, n, k] are packed one by one, cake_packed_bytes() apart. */
+typedef struct {
+    cake_wspec spec;
+    const void *packed;
+} cake_mat;
+
+/* Activations of n_tok rows of k values, prepared once and used by several matmuls.
+ * Row t is x[t*ldx .. t*ldx + k), f32, borrowed. The rest points into the caller's scratch and is
+ * written by cake_act_quantize(). */
+typedef struct {
+    const float *x;
+    size_t ldx;
+    uint32_t k, n_tok;
+    int8_t *q;    /* [ceil(k/64)][n_tok][64] */
+    float *scale; /* [ceil(k/32)][n_tok] */
+    float *sum32; /* [ceil(k/32)][n_tok] */
+    float *sum64; /* [ceil(k/64)][n_tok] */
+} cake_act;
+
+/* Scratch bytes (a multiple of 64; grows with both arguments) for the quantized parts. */
+size_t cake_act_bytes(uint32_t k, uint32_t n_tok);
+
+/* scratch: 64-byte aligned, cake_act_bytes(k, n_tok); NULL when only dense matrices or f32 mode
+ * follow. */
+void cake_act_init(cake_act *a, void *scratch, const float *x, size_t ldx, uint32_t k,
+                   uint32_t n_tok);
+
+/* Quantize tokens [tok_begin, tok_end). All tokens must be done before an int8 matmul uses them;
+ * not needed for dense weights or f32 mode. */
+void cake_act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end);
+
+/* Per-thread scratch of cake_matmul(): a constant, 64-byte aligned by the caller. */
+size_t cake_matmul_scratch_bytes(void);
+
+/* y[tok*ldy + row] = sum over k of w[row][k] * x[tok][k], for all tokens of `a` (n_tok may be 0)
+ * and the rows of tiles [tile_begin, tile_end). w        w->spec.k == a->k f32_mode dequantize and
+ * multiply in f32 (accurate mode); dense weights always do y        out f32, ldy >= n; only rows <
+ * n of the asked tiles are written; must not overlap x or w One tile costs 16*k*n_tok
+ * multiplications: hand a thread at least a few tiles at a time. */
+void cake_matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y, size_t ldy,
+                 uint32_t tile_begin, uint32_t tile_end, void *scratch);
+
+/* Decode row `row` to f32 [k] exactly as f32 mode sees it (embedding lookup). */
+void cake_mat_row(const cake_mat *w, uint32_t row, float *out);
+
+/* The same three functions of one ISA, for tests and benchmarks: NULL where this CPU or build has
+ * none. */
+typedef struct {
+    void (*act_quantize)(cake_act *a, uint32_t tok_begin, uint32_t tok_end);
+    void (*matmul)(const cake_mat *w, const cake_act *a, bool f32_mode, float *y, size_t ldy,
+                   uint32_t tile_begin, uint32_t tile_end, void *scratch);
+} cake_matmul_ops;
+const cake_matmul_ops *cake_matmul_for(cake_isa isa);
+
+#endif
