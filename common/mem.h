@@ -20,12 +20,12 @@ char *cake_asprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void *cake_trymalloc(size_t n);
 
 /* a*b or a+b into *out; false (and *out untouched) when it would not fit. */
-static inline bool cake_mul(size_t a, size_t b, size_t *out) {
+static inline bool cake_mul_size(size_t a, size_t b, size_t *out) {
     size_t r;
     if (__builtin_mul_overflow(a, b, &r)) return false;
     return *out = r, true;
 }
-static inline bool cake_add(size_t a, size_t b, size_t *out) {
+static inline bool cake_add_size(size_t a, size_t b, size_t *out) {
     size_t r;
     if (__builtin_add_overflow(a, b, &r)) return false;
     return *out = r, true;
