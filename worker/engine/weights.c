@@ -1,0 +1,214 @@
+/* Packed weights: see weights.h. Two passes over the same walk: the first adds up sizes, the second
+ * places and packs, so that the sizes announced by a plan are the sizes taken. */
+#include "worker/engine/weights.h"
+#include "common/mem.h"
+#include "kernels/vec.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 64 };
+
+typedef struct {
+    const cake_layout *layout;
+    const cake_checkpoint *source; /* NULL in the measuring pass */
+    cake_pool *pool;
+    uint8_t *base; /* NULL in the measuring pass */
+    size_t at;
+    uint64_t done, total;
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+    cake_error *err;
+} walk;
+
+static bool ftype_of(cake_dtype d, cake_ftype *out) {
+    switch (d) {
+    case CAKE_DTYPE_F32: return *out = CAKE_F32, true;
+    case CAKE_DTYPE_F16: return *out = CAKE_F16, true;
+    case CAKE_DTYPE_BF16: return *out = CAKE_BF16, true;
+    default: return false;
+    }
+}
+
+static void *place(walk *w, size_t bytes) {
+    void *p = w->base ? w->base + w->at : NULL;
+    w->at += cake_round_up(bytes, ALIGN);
+    return p;
+}
+
+/* A stored vector of n floats of any type, widened to f32. */
+static cake_status load_vector(walk *w, const cake_module *m, int32_t tensor, uint32_t n,
+                               const float **out) {
+    float *dst = place(w, n * sizeof *dst);
+    *out = dst;
+    if (!dst) return CAKE_OK;
+    const cake_tensor *t = &w->source->tensors[tensor];
+    cake_ftype ft;
+    if (!ftype_of(t->dtype, &ft))
+        return cake_fail(w->err, CAKE_EUNSUPPORTED,
+                         "tensor '%s' has type %s; F32, F16 or BF16 is needed", t->name,
+                         cake_dtype_name(t->dtype));
+    cake_assert(t->n_bytes == (uint64_t)n * (ft == CAKE_F32 ? 4 : 2));
+    if (ft == CAKE_F32)
+        memcpy(dst, t->data, n * sizeof *dst);
+    else if (ft == CAKE_F16)
+        cake_f16_to_f32(dst, (const uint16_t *)(const void *)t->data, n);
+    else
+        cake_bf16_to_f32(dst, (const uint16_t *)(const void *)t->data, n);
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(dst[i]))
+            return cake_fail(w->err, CAKE_EFORMAT,
+                             "tensor '%s' (%s): element %u is not a finite number", t->name,
+                             m->path, i);
+    return CAKE_OK;
+}
+
+typedef struct {
+    const cake_wspec *spec;
+    const cake_wstored *stored;
+    void *packed;
+} pack_job;
+
+enum { PACK_TILES = 16 };
+
+static void pack_chunk(void *arg, size_t chunk, unsigned thread) {
+    (void)thread;
+    const pack_job *j = arg;
+    uint32_t tiles = (j->spec->n + 15) / 16, begin = (uint32_t)chunk * PACK_TILES;
+    uint32_t end = begin + PACK_TILES < tiles ? begin + PACK_TILES : tiles;
+    cake_pack_tiles(j->spec, j->stored, j->packed, begin, end);
+}
+
+static cake_status load_linear(walk *w, uint32_t unit, cake_role role, cake_linear *out) {
+    const cake_module *m = cake_layout_module(w->layout, unit, role);
+    cake_assert(m != NULL);
+    cake_wspec spec = {.kind = m->kind == CAKE_WEIGHT_AFFINE ? CAKE_W_AFFINE : CAKE_W_DENSE,
+                       .bits = m->bits,
+                       .group = m->group_size,
+                       .n = m->n,
+                       .k = m->k};
+    if (!ftype_of(m->dtype, &spec.ftype) || !cake_wspec_valid(&spec))
+        return cake_fail(w->err, CAKE_EUNSUPPORTED,
+                         "%s: a [%u, %u] weight of type %s, %u bits, group %u "
+                         "has no kernel in this build",
+                         m->path, m->n, m->k, cake_dtype_name(m->dtype), m->bits, m->group_size);
+    *out = (cake_linear){.mat = {.spec = spec}};
+    void *packed = place(w, cake_packed_bytes(&spec));
+    out->mat.packed = packed;
+    if (packed) {
+        const cake_tensor *t = w->source->tensors;
+        cake_wstored stored = {.weight = t[m->weight].data,
+                               .scales = m->scales >= 0 ? t[m->scales].data : NULL,
+                               .biases = m->biases >= 0 ? t[m->biases].data : NULL};
+        pack_job job = {&spec, &stored, packed};
+        uint32_t tiles = (spec.n + 15) / 16;
+        cake_pool_run(w->pool, (tiles + PACK_TILES - 1) / PACK_TILES, pack_chunk, &job);
+        w->done += cake_packed_bytes(&spec);
+        if (w->progress) w->progress(w->arg, w->done, w->total);
+    }
+    return m->bias >= 0 ? load_vector(w, m, m->bias, m->n, &out->bias) : CAKE_OK;
+}
+
+static cake_status load_norm(walk *w, uint32_t unit, cake_role role, bool required,
+                             const float **out) {
+    const cake_module *m = cake_layout_module(w->layout, unit, role);
+    cake_assert(m != NULL || !required);
+    *out = NULL;
+    return m ? load_vector(w, m, m->weight, m->k > 1 ? m->k : m->n, out) : CAKE_OK;
+}
+
+static cake_status load_layer(walk *w, uint32_t unit, cake_layer_weights *l) {
+    static const struct {
+        cake_role role;
+        size_t at;
+    } linears[] = {
+        {CAKE_ROLE_Q, offsetof(cake_layer_weights, q)},
+        {CAKE_ROLE_K, offsetof(cake_layer_weights, k)},
+        {CAKE_ROLE_V, offsetof(cake_layer_weights, v)},
+        {CAKE_ROLE_O, offsetof(cake_layer_weights, o)},
+        {CAKE_ROLE_GATE, offsetof(cake_layer_weights, gate)},
+        {CAKE_ROLE_UP, offsetof(cake_layer_weights, up)},
+        {CAKE_ROLE_DOWN, offsetof(cake_layer_weights, down)},
+    };
+    cake_status st = load_norm(w, unit, CAKE_ROLE_ATTN_NORM, true, &l->attn_norm);
+    if (st == CAKE_OK) st = load_norm(w, unit, CAKE_ROLE_FFN_NORM, true, &l->ffn_norm);
+    if (st == CAKE_OK) st = load_norm(w, unit, CAKE_ROLE_Q_NORM, false, &l->q_norm);
+    if (st == CAKE_OK) st = load_norm(w, unit, CAKE_ROLE_K_NORM, false, &l->k_norm);
+    for (size_t i = 0; st == CAKE_OK && i < sizeof linears / sizeof *linears; i++)
+        st = load_linear(w, unit, linears[i].role,
+                         (cake_linear *)(void *)((char *)l + linears[i].at));
+    return st;
+}
+
+static cake_status walk_units(walk *w, cake_weights *out, uint32_t begin, uint32_t end) {
+    uint32_t last = w->layout->n_units - 1;
+    cake_status st = CAKE_OK;
+    for (uint32_t u = begin; st == CAKE_OK && u < end; u++) {
+        if (u == 0) {
+            st = load_linear(w, u, CAKE_ROLE_EMBED, &out->embed);
+        } else if (u < last) {
+            st = load_layer(w, u, &out->layers[u - (begin > 1 ? begin : 1)]);
+        } else {
+            st = load_norm(w, u, CAKE_ROLE_FINAL_NORM, true, &out->final_norm);
+            if (st == CAKE_OK && w->layout->tied && begin == 0)
+                out->head = out->embed;
+            else if (st == CAKE_OK)
+                st = load_linear(w, u, CAKE_ROLE_HEAD, &out->head);
+        }
+    }
+    return st;
+}
+
+static uint32_t count_layers(const cake_layout *l, uint32_t begin, uint32_t end) {
+    uint32_t last = l->n_units - 1;
+    uint32_t a = begin > 1 ? begin : 1, b = end < last ? end : last;
+    return b > a ? b - a : 0;
+}
+
+cake_status cake_weights_bytes(const cake_layout *layout, uint32_t unit_begin, uint32_t unit_end,
+                               size_t *bytes, cake_error *err) {
+    cake_assert(unit_begin < unit_end && unit_end <= layout->n_units);
+    cake_weights none = {.n_layers = count_layers(layout, unit_begin, unit_end)};
+    none.layers = cake_calloc(none.n_layers, sizeof *none.layers);
+    walk w = {.layout = layout, .err = err};
+    cake_status st = walk_units(&w, &none, unit_begin, unit_end);
+    free(none.layers);
+    if (st == CAKE_OK) *bytes = w.at;
+    return st;
+}
+
+cake_status cake_weights_load(cake_weights *out, const cake_layout *layout,
+                              const cake_checkpoint *source, uint32_t unit_begin, uint32_t unit_end,
+                              cake_pool *pool,
+                              void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+                              cake_error *err) {
+    *out = (cake_weights){0};
+    size_t bytes;
+    cake_status st = cake_weights_bytes(layout, unit_begin, unit_end, &bytes, err);
+    if (st != CAKE_OK) return st;
+    out->region = cake_pages_alloc(bytes);
+    if (!out->region)
+        return cake_fail(err, CAKE_ENOMEM, "no memory for %zu MiB of weights", bytes >> 20);
+    out->region_bytes = bytes;
+    out->n_layers = count_layers(layout, unit_begin, unit_end);
+    out->layers = cake_calloc(out->n_layers, sizeof *out->layers);
+    walk w = {.layout = layout,
+              .source = source,
+              .pool = pool,
+              .base = out->region,
+              .total = bytes,
+              .progress = progress,
+              .arg = arg,
+              .err = err};
+    st = walk_units(&w, out, unit_begin, unit_end);
+    cake_assert(st != CAKE_OK || w.at == bytes);
+    if (st != CAKE_OK) cake_weights_free(out);
+    return st;
+}
+
+void cake_weights_free(cake_weights *w) {
+    cake_pages_free(w->region, w->region_bytes);
+    free(w->layers);
+    *w = (cake_weights){0};
+}

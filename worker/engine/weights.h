@@ -1,0 +1,48 @@
+/* Packed weights of a range of units: what a stage multiplies with.
+ *
+ * One region on 2 MiB pages holds every matrix in the packed layout of kernels/matmul.h and every
+ * norm and additive bias as f32. Made once from a checkpoint or bundle, then read-only. */
+#ifndef CAKE_WORKER_ENGINE_WEIGHTS_H
+#define CAKE_WORKER_ENGINE_WEIGHTS_H
+
+#include "common/model/layout.h"
+#include "common/pool.h"
+#include "kernels/matmul.h"
+
+/* y = W x (+ bias). */
+typedef struct {
+    cake_mat mat;
+    const float *bias; /* [n] or NULL */
+} cake_linear;
+
+typedef struct {
+    const float *attn_norm, *ffn_norm; /* [hidden] */
+    const float *q_norm, *k_norm;      /* [head_dim], or NULL when the family has none */
+    cake_linear q, k, v, o, gate, up, down;
+} cake_layer_weights;
+
+typedef struct {
+    void *region;
+    size_t region_bytes;
+    cake_linear embed; /* mat.packed NULL when the range has no embedding */
+    uint32_t n_layers;
+    cake_layer_weights *layers;
+    const float *final_norm; /* NULL when the range has no head */
+    cake_linear head;        /* the table of embed itself when tied and both are here */
+} cake_weights;
+
+/* Bytes the region takes for units [begin, end). */
+cake_status cake_weights_bytes(const cake_layout *layout, uint32_t unit_begin, uint32_t unit_end,
+                               size_t *bytes, cake_error *err);
+
+/* Pack units [begin, end) out of source, in parallel on pool. progress (may be NULL) is called on
+ * the calling thread. CAKE_ENOMEM: no room for the region; CAKE_EFORMAT: a norm or bias is not
+ * finite. */
+cake_status cake_weights_load(cake_weights *w, const cake_layout *layout,
+                              const cake_checkpoint *source, uint32_t unit_begin, uint32_t unit_end,
+                              cake_pool *pool,
+                              void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+                              cake_error *err);
+void cake_weights_free(cake_weights *w);
+
+#endif
