@@ -9,7 +9,8 @@
  * itself. */
 typedef enum {
     CAKE_LINK_ROLE_NONE = 0,
-    CAKE_LINK_ROLE_MASTER = 1, /* a cake-master of this cluster, or the in-process side of inproc:// */
+    CAKE_LINK_ROLE_MASTER =
+        1, /* a cake-master of this cluster, or the in-process side of inproc:// */
     CAKE_LINK_ROLE_PEER = 2,   /* a cake-worker of this cluster (upstream neighbour) */
     CAKE_LINK_ROLE_SERVER = 3, /* the worker a client link is connected to */
     CAKE_LINK_ROLE_ANY = 4,    /* --insecure: nobody knows; may do what master and peer may */

@@ -12,20 +12,24 @@
  * frame 0 ends after the descriptors and frames 1.. hold as many whole rows as fit, so a row never
  * crosses frames. There is exactly one valid cut of a message, and the decoder demands it.
  *
- *   offset size field          BATCH            RESULT          CHUNK        CREDIT     PING/PONG
- * ERROR      CONTROL 0     4    magic          "CAKE" 4     1    version        1 5     1    kind
- *    6     1    dtype          payload's        F32             0            0          0 0 0 7 1
- * flags          CAKE_FLAG_* 8     8    epoch          plan epoch (0: no plan yet) 16     8    id
- * batch            batch           transfer     transfer   number      batch or 0 request or 0 24
- * 4    stage          target           last stage      0            0          0           sender's
- * 0 28     4    n_rows         rows             rows            0            0          0 0 0 32 4
- * n_ops          KV ops           0               0            0          0           0          0
- *   36     4    n_times        stages passed    stages passed   0            0          0 0 0 40 4
- * width          0: no payload    vocabulary      0            0          0           0          0
- *   44     4    n_frames
- *   48     8    payload_bytes
- *   56     8    arg            0                0               offset       limit      clock
- * status     0
+ * Header fields; what a kind does not name must be 0:
+ *
+ *   0 u32 magic      "CAKE"
+ *   4 u8  version    1
+ *   5 u8  kind
+ *   6 u8  dtype      of the payload: BATCH any (NONE when width is 0), RESULT F32
+ *   7 u8  flags      CAKE_FLAG_*
+ *   8 u64 epoch      of the plan; 0: no plan yet
+ *  16 u64 id         batch (BATCH RESULT ERROR CANCEL), transfer (CHUNK CREDIT), number (PING
+ *                    PONG), request (CONTROL)
+ *  24 u32 stage      BATCH: which one it is for; RESULT, ERROR: who sends it
+ *  28 u32 n_rows     BATCH, RESULT
+ *  32 u32 n_ops      BATCH
+ *  36 u32 n_times    BATCH, RESULT: stages passed so far
+ *  40 u32 width      BATCH: values per row, 0 for a stage that takes tokens; RESULT: vocabulary
+ *  44 u32 n_frames   of the whole message
+ *  48 u64 payload_bytes
+ *  56 u64 arg        CHUNK offset, CREDIT limit, PING and PONG clock, ERROR status
  *
  * Values of the payload are little-endian. Pointers into received frames may be unaligned: copy
  * (cake_act_unpack, memcpy) before computing. */
