@@ -43,7 +43,7 @@ TOOLS := $(patsubst %.c,$(B)/%,$(wildcard tests/tools/*.c))
 BENCH := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 FUZZ  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all test unit bench fuzz fuzz-bins asan tsan cov lint format check-format check-deps install uninstall clean help demo
+.PHONY: all test unit bench fuzz fuzz-bins asan tsan cov lint format check-format check-deps install uninstall clean help demo reference
 .SECONDARY:
 all: $(BIN)/cake-master $(BIN)/cake-worker              ## build both programs into build/
 $(BIN)/cake-master: $(B)/master/main.o $(LIB)
@@ -74,6 +74,8 @@ bench: $(BENCH)                                         ## kernel micro-benchmar
 	@set -e; for t in $(BENCH); do $$t; done
 asan tsan:                                              ## run the unit and integration tests under a sanitizer
 	$(MAKE) VARIANT=$@ test
+reference:                                              ## make the goldens again with the real mlx, mlx-lm, transformers and compare
+	@sh tests/reference/run.sh
 cov:                                                    ## line coverage
 	$(MAKE) VARIANT=cov test
 	@find build/cov -name '*.gcda' | grep -v /tests/ | xargs gcov -n 2>/dev/null | grep -A1 -E "^File '(common|proto|kernels|worker|master)"

@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+"""An independent float64 forward pass of the Llama, Qwen2 and Qwen3 families in numpy.
+
+Written from the format specification alone (safetensors container, MLX affine packing, rope kinds, blocks); it shares
+no code with the programs under test nor with mlx-lm or transformers, and is cross-checked against both by
+make_models.py. Reads any model folder: plain f32/f16/bf16 or MLX affine, single-file or sharded.
+
+  forward.py DIR --ids 1,2,3            logits of the last position, one per line
+  forward.py DIR --ids 1,2,3 --all      one row of logits per position
+  forward.py DIR --greedy 20 --ids ...  continue greedily, print the ids
+  forward.py DIR --text "Once upon"     the same with DIR/tokenizer.json (needs the `tokenizers` package)
+  forward.py DIR --nll CORPUS           mean NLL by the protocol of reference.json (needs `tokenizers`)
+"""
+import argparse
+import json
+import math
+import os
+import sys
+
+import numpy as np
+
+# ---------------------------------------------------------------- container
+
+
+def _float(raw, dtype):
+    if dtype == "F32":
+        return np.frombuffer(raw, "<f4")
+    if dtype == "F16":
+        return np.frombuffer(raw, "<f2").astype(np.float32)
+    if dtype == "BF16":
+        return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    raise SystemExit(f"forward.py: dtype {dtype} is not a float type")
+
+
+class Tensors:
+    """name -> (dtype, shape, bytes) over all shards of a folder."""
+
+    def __init__(self, folder):
+        index = os.path.join(folder, "model.safetensors.index.json")
+        if os.path.exists(index):
+            with open(index) as f:
+                files = sorted(set(json.load(f)["weight_map"].values()))
+        else:
+            files = ["model.safetensors"]
+        self.where = {}
+        for name in files:
+            path = os.path.join(folder, name)
+            with open(path, "rb") as f:
+                blob = f.read()
+            n = int.from_bytes(blob[:8], "little")
+            for key, entry in json.loads(blob[8 : 8 + n]).items():
+                if key == "__metadata__":
+                    continue
+                begin, end = entry["data_offsets"]
+                self.where[key] = (entry["dtype"], entry["shape"], blob[8 + n + begin : 8 + n + end])
+
+    def __contains__(self, name):
+        return name in self.where
+
+    def floats(self, name):
+        dtype, shape, raw = self.where[name]
+        return _float(raw, dtype).reshape(shape)
+
+
+def unpack_codes(raw, rows, bits, k):
+    """Each row is one little-endian, least-significant-bit-first stream of k codes."""
+    bytes_ = np.frombuffer(raw, np.uint8).reshape(rows, k * bits // 8)
+    stream = np.unpackbits(bytes_, axis=1, bitorder="little").reshape(rows, k, bits)
+    return stream.astype(np.int64) @ (1 << np.arange(bits, dtype=np.int64))
+
+
+class Weights(Tensors):
+    """Weight matrices in float64, dequantized as s*q + b from the stored scales."""
+
+    def __init__(self, folder, config):
+        super().__init__(folder)
+        self.quant = config.get("quantization") or config.get("quantization_config") or {}
+        self.cache = {}
+
+    def parameters(self, path):
+        over = self.quant.get(path, True)
+        if over is False:
+            raise SystemExit(f"forward.py: {path} has scales but its override is false")
+        source = self.quant if over is True else over
+        group, bits = source.get("group_size"), source.get("bits")
+        if source.get("mode", "affine") != "affine":
+            raise SystemExit(f"forward.py: {path}: mode {source['mode']} is not covered here")
+        return (64 if group is None else group), (4 if bits is None else bits)
+
+    def matrix(self, path):
+        if path not in self.cache:
+            if path + ".scales" in self:
+                group, bits = self.parameters(path)
+                dtype, shape, raw = self.where[path + ".weight"]
+                assert dtype == "U32" and shape[1] * 32 % bits == 0, path
+                n, k = shape[0], shape[1] * 32 // bits
+                scales = self.floats(path + ".scales").astype(np.float64)
+                biases = self.floats(path + ".biases").astype(np.float64)
+                assert scales.shape == (n, k // group), (path, scales.shape, n, k, group)
+                codes = unpack_codes(raw, n, bits, k).reshape(n, k // group, group)
+                w = (scales[:, :, None] * codes + biases[:, :, None]).reshape(n, k)
+            else:
+                w = self.floats(path + ".weight").astype(np.float64)
+            self.cache[path] = w
+        return self.cache[path]
+
+    def bias(self, path):
+        return self.floats(path + ".bias").astype(np.float64) if path + ".bias" in self else None
+
+
+# ---------------------------------------------------------------- model
+
+
+def rope_frequencies(config, dims):
+    """(inverse frequencies [dims/2], factor on the rotated values)."""
+    rope = config.get("rope_scaling") or {}
+    base = config.get("rope_theta")
+    if config.get("rope_parameters"):
+        rope = config["rope_parameters"]
+        base = rope.get("rope_theta", base)
+    if base is None:
+        base = 1e6 if config["model_type"] == "qwen2" else 1e4
+    kind = rope.get("type") or rope.get("rope_type") or "default"
+    period = float(base) ** (np.arange(0, dims, 2, dtype=np.float64) / dims)
+    if kind in ("default", "mrope"):
+        return 1 / period, 1.0
+    factor = float(rope["factor"])
+    if kind == "linear":
+        return 1 / (period * factor), 1.0
+    original = rope.get("original_max_position_embeddings")
+    if kind == "llama3":
+        low_f, high_f = rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)
+        original = original or 8192
+        out = period.copy()
+        for i, p in enumerate(period):
+            wavelength = 2 * math.pi * p
+            if wavelength > original / low_f:
+                out[i] = p * factor
+            elif wavelength >= original / high_f:
+                s = (original / wavelength - low_f) / (high_f - low_f)
+                out[i] = p / ((1 - s) / factor + s)
+        return 1 / out, 1.0
+    if kind == "yarn":
+        original = original or 4096
+
+        def turns_at(r):
+            return dims * math.log(original / (r * 2 * math.pi)) / (2 * math.log(base))
+
+        lo = max(math.floor(turns_at(rope.get("beta_fast", 32))), 0)
+        hi = min(math.ceil(turns_at(rope.get("beta_slow", 1))), dims - 1)
+        ramp = np.clip((np.arange(dims // 2) - lo) / ((hi - lo) or 0.001), 0, 1)
+        inverse = (1 / period) * ((1 - ramp) + ramp / factor)
+
+        def m(scale):
+            return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
+
+        return inverse, m(rope.get("mscale", 1)) / m(rope.get("mscale_all_dim", 0))
+    raise SystemExit(f"forward.py: rope type {kind} is not covered here")
+
+
+class Model:
+    def __init__(self, folder):
+        with open(os.path.join(folder, "config.json")) as f:
+            c = self.config = json.load(f)
+        if c["model_type"] not in ("llama", "mistral", "qwen2", "qwen3"):
+            raise SystemExit(f"forward.py: model_type {c['model_type']} is not covered here")
+        self.w = Weights(folder, c)
+        self.layers = c["num_hidden_layers"]
+        self.heads = c["num_attention_heads"]
+        self.kv_heads = c.get("num_key_value_heads") or self.heads
+        self.head_dim = c.get("head_dim") or c["hidden_size"] // self.heads
+        self.eps = c["rms_norm_eps"]
+        self.inverse, self.rope_factor = rope_frequencies(c, self.head_dim)
+        tied = c.get("tie_word_embeddings")
+        if tied is None:
+            tied = "lm_head.weight" not in self.w
+        self.head = "model.embed_tokens" if tied else "lm_head"
+
+    def linear(self, x, path):
+        y = x @ self.w.matrix(path).T
+        bias = self.w.bias(path)
+        return y if bias is None else y + bias
+
+    def norm(self, x, name):
+        weight = self.w.floats(name + ".weight").astype(np.float64)
+        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.eps) * weight
+
+    def rope(self, x):
+        """x [T, heads, head_dim], positions 0..T-1; pairs (i, i + head_dim/2)."""
+        angle = np.arange(x.shape[0], dtype=np.float64)[:, None] * self.inverse
+        cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
+        half = self.head_dim // 2
+        a, b = x[..., :half] * self.rope_factor, x[..., half:] * self.rope_factor
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+    def attention(self, x, p):
+        t = x.shape[0]
+        q = self.linear(x, p + "q_proj").reshape(t, self.heads, self.head_dim)
+        k = self.linear(x, p + "k_proj").reshape(t, self.kv_heads, self.head_dim)
+        v = self.linear(x, p + "v_proj").reshape(t, self.kv_heads, self.head_dim)
+        if self.config["model_type"] == "qwen3":
+            q, k = self.norm(q, p + "q_norm"), self.norm(k, p + "k_norm")
+        q, k = self.rope(q), self.rope(k)
+        group = self.heads // self.kv_heads
+        out = np.empty_like(q)
+        mask = np.triu(np.full((t, t), -np.inf), 1)
+        for h in range(self.heads):
+            s = q[:, h] @ k[:, h // group].T * self.head_dim**-0.5 + mask
+            e = np.exp(s - s.max(axis=1, keepdims=True))
+            out[:, h] = e / e.sum(axis=1, keepdims=True) @ v[:, h // group]
+        return self.linear(out.reshape(t, -1), p + "o_proj")
+
+    def logits(self, ids, last=False):
+        """[len(ids), vocab] in float64 (only the last row if asked)."""
+        x = self.w.matrix("model.embed_tokens")[np.asarray(ids)]
+        for i in range(self.layers):
+            p = f"model.layers.{i}."
+            x = x + self.attention(self.norm(x, p + "input_layernorm"), p + "self_attn.")
+            h = self.norm(x, p + "post_attention_layernorm")
+            gate = self.linear(h, p + "mlp.gate_proj")
+            h = gate / (1 + np.exp(-gate)) * self.linear(h, p + "mlp.up_proj")
+            x = x + self.linear(h, p + "mlp.down_proj")
+        if last:
+            x = x[-1:]
+        return self.linear(self.norm(x, "model.norm"), self.head)
+
+    def greedy(self, ids, count):
+        """(ids, smallest gap between the best and the second logit on the way)."""
+        ids, out, margin = list(ids), [], math.inf
+        for _ in range(count):
+            row = self.logits(ids, last=True)[0]
+            top = np.sort(row)[-2:]
+            margin = min(margin, float(top[1] - top[0]))
+            out.append(int(row.argmax()))
+            ids.append(out[-1])
+        return out, margin
+
+
+def tokenizer(folder):
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+
+
+def nll(folder, corpus, windows=64, length=255, head_bytes=65536):
+    """The protocol of reference.json: ids of the first 64 KiB, windows of 255 ids, bos before each, no shared context."""
+    model = Model(folder)
+    with open(corpus, "rb") as f:
+        text = f.read(head_bytes).decode("utf-8", errors="ignore")
+    ids = tokenizer(folder).encode(text, add_special_tokens=False).ids
+    bos = model.config["bos_token_id"]
+    total, count = 0.0, 0
+    for i in range(windows):
+        window = ids[i * length : (i + 1) * length]
+        if len(window) < length:
+            break
+        z = model.logits([bos] + window[:-1])
+        z = z - z.max(axis=1, keepdims=True)
+        logp = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+        total -= logp[np.arange(length), window].sum()
+        count += length
+    return {"total_ids": len(ids), "windows": count // length, "scored": count, "mean_nll": total / count, "ppl": math.exp(total / count)}
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("folder")
+    a.add_argument("--ids", type=lambda s: [int(x) for x in s.split(",")])
+    a.add_argument("--text")
+    a.add_argument("--all", action="store_true")
+    a.add_argument("--greedy", type=int)
+    a.add_argument("--nll", metavar="CORPUS")
+    a.add_argument("--windows", type=int, default=64)
+    args = a.parse_args()
+    if args.nll:
+        print(json.dumps(nll(args.folder, args.nll, args.windows)))
+        return
+    ids = tokenizer(args.folder).encode(args.text).ids if args.text else args.ids
+    if not ids:
+        a.error("give --ids, --text or --nll")
+    model = Model(args.folder)
+    if args.greedy:
+        out, margin = model.greedy(ids, args.greedy)
+        print(json.dumps({"prompt_ids": ids, "greedy_ids": out, "min_top2_margin": margin}))
+        if args.text:
+            print(tokenizer(args.folder).decode(ids + out))
+        return
+    for row in model.logits(ids, last=not args.all):
+        print("\n".join(f"{v:.6f}" for v in row) if not args.all else " ".join(f"{v:.6f}" for v in row))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
