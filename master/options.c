@@ -1,0 +1,213 @@
+/* The option table of cake-master: names people know from Cake keep their names. */
+#include "master/options.h"
+
+#include "common/log.h"
+#include "master/ui/progress.h"
+
+#include <stddef.h>
+#include <string.h>
+
+_Static_assert(CAKE_LOG_DEBUG == 0 && CAKE_LOG_NONE == 4, "order of level_choices");
+_Static_assert(CAKE_COLOR_AUTO == 0 && CAKE_COLOR_NEVER == 2, "order of color_choices");
+
+static const char *const compute_choices[] = {"int8", "f32", NULL};
+static const char *const wire_choices[] = {"f32", "f16", "q8", NULL};
+static const char *const optimize_choices[] = {"latency", "throughput", NULL};
+static const char *const color_choices[] = {"auto", "always", "never", NULL};
+static const char *const format_choices[] = {"text", "json", NULL};
+static const char *const level_choices[] = {"debug", "info", "warn", "error", "none", NULL};
+
+#define V(verb) (1u << CAKE_VERB_##verb)
+enum {
+    RUN = V(RUN),
+    MODEL = V(RUN) | V(PLAN) | V(BUNDLE) | V(DOCTOR),
+    PLANS = V(RUN) | V(PLAN) | V(BUNDLE),
+    NET = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(DOCTOR),
+    KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN),
+    LISTS = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(CLUSTER_SHOW) | V(BENCH) | V(DOCTOR) |
+            V(VERSION),
+    ROOM = PLANS | V(BENCH) | V(DOCTOR)
+};
+#undef V
+
+#define AT(field) offsetof(cake_master_options, field)
+static const cake_opt opts[] = {
+    {"model", 'm', CAKE_OPT_STRING, AT(model), "DIR", NULL, 0, 0, NULL, MODEL, CAKE_OPT_DIR,
+     "Model and prompt",
+     "folder with config.json, tokenizer.json and *.safetensors, or the name of a model in the "
+     "Hugging Face cache (ORG/NAME)"},
+    {"prompt", 'p', CAKE_OPT_TEXT, AT(prompt), "TEXT", NULL, 0, 0, NULL, RUN, CAKE_OPT_CMDLINE,
+     "Model and prompt", "the prompt"},
+    {"system-prompt", 0, CAKE_OPT_TEXT, AT(system_prompt), "TEXT", NULL, 0, 0, NULL, RUN, 0,
+     "Model and prompt", "system message before the prompt, for models with a chat form"},
+    {"raw", 0, CAKE_OPT_FLAG, AT(raw), NULL, NULL, 0, 0, NULL, RUN, 0, "Model and prompt",
+     "give the prompt to the model as it is, without its chat form"},
+    {"echo", 0, CAKE_OPT_FLAG, AT(echo), NULL, NULL, 0, 0, NULL, RUN, 0, "Model and prompt",
+     "print the prompt before the completion"},
+    {"sample-len", 'n', CAKE_OPT_INT, AT(sample_len), "N", "512", 0, 1 << 24, NULL, RUN, 0,
+     "Model and prompt", "tokens to generate at most"},
+    {"dump-logits", 0, CAKE_OPT_STRING, AT(dump_logits), "FILE", NULL, 0, 0, NULL, RUN,
+     CAKE_OPT_FILE | CAKE_OPT_CMDLINE, "Model and prompt",
+     "write the logits of every sampled position to FILE: raw little-endian f32, one row each"},
+
+    {"temperature", 't', CAKE_OPT_FLOAT, AT(temperature), "T", "0.8", 0, 100, NULL, RUN, 0,
+     "Sampling", "randomness; 0 always takes the likeliest token"},
+    {"top-k", 0, CAKE_OPT_INT, AT(top_k), "K", "40", 0, 1 << 24, NULL, RUN, 0, "Sampling",
+     "choose among the K likeliest tokens; 0: all"},
+    {"top-p", 0, CAKE_OPT_FLOAT, AT(top_p), "P", "0.95", 0, 1, NULL, RUN, 0, "Sampling",
+     "choose among the likeliest tokens that hold probability P together; 1: all"},
+    {"min-p", 0, CAKE_OPT_FLOAT, AT(min_p), "P", "0", 0, 1, NULL, RUN, 0, "Sampling",
+     "drop tokens less than P times as likely as the likeliest; 0: none"},
+    {"repeat-penalty", 0, CAKE_OPT_FLOAT, AT(repeat_penalty), "X", "1", 0.01, 100, NULL, RUN, 0,
+     "Sampling", "make tokens that occurred less likely; 1: off"},
+    {"repeat-last-n", 0, CAKE_OPT_INT, AT(repeat_last_n), "N", "128", 0, 1 << 24, NULL, RUN, 0,
+     "Sampling", "how many tokens the penalties look back; 0: none"},
+    {"presence-penalty", 0, CAKE_OPT_FLOAT, AT(presence_penalty), "X", "0", -2, 2, NULL, RUN, 0,
+     "Sampling", "subtract X from the logit of every token that occurred"},
+    {"frequency-penalty", 0, CAKE_OPT_FLOAT, AT(frequency_penalty), "X", "0", -2, 2, NULL, RUN, 0,
+     "Sampling", "subtract X from the logit of a token for each time it occurred"},
+    {"seed", 0, CAKE_OPT_INT, AT(seed), "N", "-1", -1, 9007199254740992.0, NULL, RUN, 0, "Sampling",
+     "seed of the random choice; the same seed gives the same text on any cluster; -1: a new one "
+     "each time"},
+
+    {"compute", 0, CAKE_OPT_ENUM, AT(compute), "KIND", "int8", 0, 0, compute_choices, RUN, 0,
+     "Computing", "activations inside the matrix kernels; f32 is slow and for comparing"},
+    {"wire", 0, CAKE_OPT_ENUM, AT(wire), "KIND", "f32", 0, 0, wire_choices, PLANS, 0, "Computing",
+     "activations between machines; f32 is exact, the others are for slow links"},
+    {"threads", 0, CAKE_OPT_INT, AT(threads), "N", "0", 0, 1024, NULL, ROOM, 0, "Computing",
+     "threads of this machine's share; 0: one per core"},
+    {"context", 'c', CAKE_OPT_INT, AT(context), "N", "0", 0, 1 << 24, NULL, PLANS, 0, "Computing",
+     "positions to make room for; 0: what the model was made for, at most 4096"},
+    {"memory", 0, CAKE_OPT_BYTES, AT(memory), "BYTES", "0", 0, 0, NULL, ROOM, 0, "Computing",
+     "memory of this machine for weights and KV cache, such as 6G; 0: what is free"},
+    {"optimize", 0, CAKE_OPT_ENUM, AT(optimize), "GOAL", "latency", 0, 0, optimize_choices, PLANS,
+     0, "Computing", "what the plan is best at: one stream, or many at once"},
+
+    {"topology", 0, CAKE_OPT_STRING, AT(topology), "FILE", NULL, 0, 0, NULL, NET, CAKE_OPT_FILE,
+     "Cluster", "use the workers of this file instead of looking for some; see cake-topology(5)"},
+    {"discovery-timeout", 0, CAKE_OPT_DURATION, AT(discovery_timeout_ms), "TIME", "2s", 0, 3600e3,
+     NULL, NET, 0, "Cluster", "how long to look for workers; 0: look for nobody and run alone"},
+    {"min-workers", 0, CAKE_OPT_INT, AT(min_workers), "N", "0", 0, 1024, NULL, NET, 0, "Cluster",
+     "give layers to at least N workers; waits for them until the discovery timeout and fails "
+     "without"},
+    {"name", 0, CAKE_OPT_STRING, AT(name), "NAME", NULL, 0, 0, NULL, NET, 0, "Cluster",
+     "what this machine is called in tables; its host name by default"},
+    {"address", 0, CAKE_OPT_STRING, AT(address), "HOST:PORT", "0.0.0.0:0", 0, 0, NULL, RUN, 0,
+     "Cluster", "where this machine listens for the last worker's results; port 0 picks one"},
+    {"cluster-key-file", 0, CAKE_OPT_STRING, AT(cluster_key_file), "FILE", NULL, 0, 0, NULL, KEYS,
+     CAKE_OPT_FILE, "Cluster",
+     "file with the cluster key; else CAKE_CLUSTER_KEY in the environment, else the stored key"},
+    {"insecure", 0, CAKE_OPT_FLAG, AT(insecure), NULL, NULL, 0, 0, NULL, NET, 0, "Cluster",
+     "no encryption and no key: anyone on the network can read and join"},
+    {"force", 0, CAKE_OPT_FLAG, AT(force), NULL, NULL, 0, 0, NULL,
+     1u << CAKE_VERB_CLUSTER_CREATE | 1u << CAKE_VERB_CLUSTER_JOIN | 1u << CAKE_VERB_BUNDLE,
+     CAKE_OPT_CMDLINE, "Cluster", "replace what is there: a stored key, written bundles"},
+    {"cache", 0, CAKE_OPT_STRING, AT(cache), "DIR", NULL, 0, 0, NULL,
+     PLANS | 1u << CAKE_VERB_DOCTOR, CAKE_OPT_DIR, "Cluster",
+     "folder for packed weights; ~/.cache/cake by default"},
+    {"out", 'o', CAKE_OPT_STRING, AT(out), "DIR", NULL, 0, 0, NULL, 1u << CAKE_VERB_BUNDLE,
+     CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Cluster", "folder to write the bundles to"},
+
+    {"json", 0, CAKE_OPT_FLAG, AT(json), NULL, NULL, 0, 0, NULL, LISTS, 0, "Output", "print JSON"},
+    {"color", 0, CAKE_OPT_ENUM, AT(color), "WHEN", "auto", 0, 0, color_choices, 0, 0, "Output",
+     "colours on a terminal; NO_COLOR is respected"},
+    {"log-format", 0, CAKE_OPT_ENUM, AT(log_format), "FORM", "text", 0, 0, format_choices, 0, 0,
+     "Output", "events on standard error as logfmt lines or as JSON"},
+    {"log-level", 0, CAKE_OPT_ENUM, AT(log_level), "LEVEL", "warn", 0, 0, level_choices, 0, 0,
+     "Output", "lowest level of events shown"},
+    {"quiet", 'q', CAKE_OPT_FLAG, AT(quiet), NULL, NULL, 0, 0, NULL, 0, 0, "Output",
+     "no progress, only results and errors"},
+    {"verbose", 'v', CAKE_OPT_COUNT, AT(verbose), NULL, NULL, 0, 0, NULL, 0, 0, "Output",
+     "show more events; twice for all"},
+};
+
+static const cake_verb verbs[CAKE_VERB_COUNT] = {
+    [CAKE_VERB_RUN] =
+        {"run", "[PROMPT]", 0, 1, "answer one prompt, text on standard output",
+         "Looks for workers, plans, sends each its layers, and prints the completion. Without "
+         "workers the model runs on this machine alone."},
+    [CAKE_VERB_PLAN] =
+        {"plan", NULL, 0, 0, "show which machine would hold which layers, and why",
+         "Prints stages, memory, expected tokens per second and a reason for each machine, "
+         "without loading anything."},
+    [CAKE_VERB_BUNDLE] =
+        {"bundle", NULL, 0, 0, "write each worker's share of the model to a folder",
+         "The files are what the master would send: plain safetensors with only the "
+         "worker's tensors, for carrying on a stick."},
+    [CAKE_VERB_WORKERS] = {"workers", NULL, 0, 0, "list the workers that can be found", NULL},
+    [CAKE_VERB_CLUSTER_CREATE] = {"cluster create", NULL, 0, 0, "make and store a new cluster key",
+                                  "Prints the key as words. Type them on the other machines after "
+                                  "'cake-master cluster join', or copy the key file."},
+    [CAKE_VERB_CLUSTER_SHOW] = {"cluster show", NULL, 0, 0,
+                                "show the stored cluster key and its tag", NULL},
+    [CAKE_VERB_CLUSTER_JOIN] = {"cluster join", NULL, 0, 0, "store the key of an existing cluster",
+                                "Asks for the words, or reads them from standard input or "
+                                "--cluster-key-file; never from the command line."},
+    [CAKE_VERB_BENCH] = {"bench", NULL, 0, 0, "measure this machine as the planner does", NULL},
+    [CAKE_VERB_DOCTOR] = {"doctor", NULL, 0, 0,
+                          "look for what is wrong with this machine and its network", NULL},
+    [CAKE_VERB_VERSION] = {"version", NULL, 0, 0, "show versions, libraries and CPU features",
+                           NULL},
+};
+
+const cake_cli_program cake_master_program = {
+    .name = "cake-master",
+    .summary = "run one language model over several machines",
+    .intro =
+        "Runs one language model over the machines of a network. Start cake-worker on the others; "
+        "this "
+        "program finds them, gives each a share of the layers, and prints what the model says.",
+    .footer = "Examples:\n"
+              "  cake-master --model ~/models/story --prompt \"Once upon a time\"\n"
+              "  cake-master plan --model ~/models/story --optimize throughput\n"
+              "  cake-master run --model ~/models/story --topology home.yml -n 200 \"Hello\"",
+    .verbs = verbs,
+    .n_verbs = CAKE_VERB_COUNT,
+    .default_verb = CAKE_VERB_RUN,
+    .opts = opts,
+    .n_opts = sizeof opts / sizeof *opts,
+};
+
+cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cli,
+                                      cake_error *err) {
+    bool needs_model =
+        cli->verb == CAKE_VERB_RUN || cli->verb == CAKE_VERB_PLAN || cli->verb == CAKE_VERB_BUNDLE;
+    if (cli->verb == CAKE_VERB_RUN) {
+        if (cli->n_args) {
+            if (o->prompt)
+                return cake_fail(err, CAKE_EUSAGE,
+                                 "there are two prompts, one after --prompt and '%.64s'; give one",
+                                 cli->args[0]);
+            o->prompt = cli->args[0];
+        }
+        if (!o->model && !o->prompt && !cli->verb_given)
+            return cake_fail(
+                err, CAKE_EUSAGE,
+                "what shall it do? To run a model: cake-master --model DIR --prompt TEXT");
+    }
+    if (needs_model && !o->model)
+        return cake_fail(err, CAKE_EUSAGE,
+                         "'%s' needs a model: --model DIR (or CAKE_MODEL, or "
+                         "'model = DIR' in the config file)",
+                         cake_master_program.verbs[cli->verb].name);
+    if (cli->verb == CAKE_VERB_RUN && !o->prompt)
+        return cake_fail(err, CAKE_EUSAGE, "'run' needs a prompt: --prompt TEXT");
+    if (cli->verb == CAKE_VERB_BUNDLE && !o->out)
+        return cake_fail(err, CAKE_EUSAGE, "'bundle' needs a folder to write to: --out DIR");
+    if (o->insecure && o->cluster_key_file) {
+        /* The nearer word counts: a key file in the config does not stop a typed --insecure. */
+        cake_cli_source open_from = cake_cli_source_of(&cake_master_program, cli, "insecure");
+        cake_cli_source key_from = cake_cli_source_of(&cake_master_program, cli, "cluster-key-file");
+        if (open_from == key_from)
+            return cake_fail(err, CAKE_EUSAGE, "--insecure and --cluster-key-file exclude each other");
+        if (key_from > open_from) o->insecure = false;
+        else o->cluster_key_file = NULL;
+    }
+    if (o->min_workers > 0 && !o->topology && o->discovery_timeout_ms == 0)
+        return cake_fail(
+            err, CAKE_EUSAGE,
+            "--min-workers %lld with --discovery-timeout 0 cannot be met: no worker is looked "
+            "for; drop one of them or give --topology FILE",
+            (long long)o->min_workers);
+    return CAKE_OK;
+}
