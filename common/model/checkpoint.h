@@ -40,9 +40,7 @@ typedef struct {
     /* Things worth one warning each (tensor in a shard but not in the index, wrong total_size). */
     uint32_t n_warnings;
     char **warnings;
-    /* private */
-    uint32_t *slots;
-    uint32_t n_slots;
+    cake_names names; /* private */
 } cake_checkpoint;
 
 /* path: a folder or a .safetensors file. The checkpoint keeps maps and descriptors open. Errors

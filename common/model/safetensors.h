@@ -9,6 +9,7 @@
 #ifndef CAKE_COMMON_MODEL_SAFETENSORS_H
 #define CAKE_COMMON_MODEL_SAFETENSORS_H
 
+#include "common/model/names.h"
 #include "common/status.h"
 
 #include <stdbool.h>
@@ -78,9 +79,8 @@ typedef struct {
     size_t n_tensors;
     cake_st_tensor *tensors; /* ascending begin */
     /* private */
-    char *names;
-    uint32_t *slots;
-    size_t n_slots;
+    char *strings;
+    cake_names names;
 } cake_safetensors;
 
 /* Parse the header of a file of file_size bytes whose first `len` bytes are at `bytes`; all of the
