@@ -65,10 +65,10 @@ typedef struct {
 } cake_layout;
 
 /* Build the units in ranges[0..n_ranges) (ascending, disjoint; NULL, 0: all units) from a
- * checkpoint. With ranges the checkpoint must hold exactly their tensors (a bundle). config and ck
- * must outlive the layout. CAKE_ENOTFOUND (tensor missing), CAKE_EFORMAT (shape, dtype,
- * contradiction), CAKE_EUNSUPPORTED (a mode or tensor this build does not know); messages name
- * tensor and file. */
+ * checkpoint that holds at least their tensors: a whole model or a bundle. Tensors of other units
+ * may be there or not; tensors that belong to no unit are an error. config and ck must outlive the
+ * layout. CAKE_ENOTFOUND (tensor missing), CAKE_EFORMAT (shape, dtype, contradiction),
+ * CAKE_EUNSUPPORTED (a mode or tensor this build does not know); messages name tensor and file. */
 cake_status cake_layout_new(cake_layout **out, const cake_model_config *config,
                             const cake_checkpoint *ck, const cake_unit_range *ranges,
                             size_t n_ranges, cake_error *err);

@@ -1,0 +1,350 @@
+/* Layout: see layout.h. Names and shapes: formats.md 7.1; quantized modules: 2.1, 2.7. */
+#include "common/model/layout.h"
+#include "common/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *cake_role_name(cake_role r) {
+    static const char *const name[CAKE_ROLE_COUNT] = {
+        "embed", "attn_norm", "q",    "k",  "v",    "q_norm",     "k_norm",
+        "o",     "ffn_norm",  "gate", "up", "down", "final_norm", "head"};
+    return (unsigned)r < CAKE_ROLE_COUNT ? name[r] : "?";
+}
+
+/* What a family wants: one entry per module of a unit. */
+typedef struct {
+    cake_role role;
+    const char *path; /* below "model.layers.I." for layers, else whole */
+    uint32_t n, k;
+    bool bias, norm;
+} want;
+enum { WANTS_MAX = 16, PATH_MAX_BYTES = 128 };
+
+static size_t wants_of(const cake_model_config *c, uint32_t unit, bool tied, want *w) {
+    size_t n = 0;
+    uint32_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim, h = c->hidden;
+    if (unit == 0) {
+        w[n++] = (want){CAKE_ROLE_EMBED, "model.embed_tokens", c->vocab, h, false, false};
+        return n;
+    }
+    if (unit == c->n_layers + 1) {
+        w[n++] = (want){CAKE_ROLE_FINAL_NORM, "model.norm", 1, h, false, true};
+        w[n++] = (want){CAKE_ROLE_HEAD, tied ? "model.embed_tokens" : "lm_head", c->vocab, h, false,
+                        false};
+        return n;
+    }
+    w[n++] = (want){CAKE_ROLE_ATTN_NORM, "input_layernorm", 1, h, false, true};
+    w[n++] = (want){CAKE_ROLE_Q, "self_attn.q_proj", q, h, c->q_bias, false};
+    w[n++] = (want){CAKE_ROLE_K, "self_attn.k_proj", kv, h, c->k_bias, false};
+    w[n++] = (want){CAKE_ROLE_V, "self_attn.v_proj", kv, h, c->v_bias, false};
+    if (c->qk_norm) {
+        w[n++] = (want){CAKE_ROLE_Q_NORM, "self_attn.q_norm", 1, c->head_dim, false, true};
+        w[n++] = (want){CAKE_ROLE_K_NORM, "self_attn.k_norm", 1, c->head_dim, false, true};
+    }
+    w[n++] = (want){CAKE_ROLE_O, "self_attn.o_proj", h, q, c->o_bias, false};
+    w[n++] = (want){CAKE_ROLE_FFN_NORM, "post_attention_layernorm", 1, h, false, true};
+    w[n++] = (want){CAKE_ROLE_GATE, "mlp.gate_proj", c->ff, h, c->mlp_bias, false};
+    w[n++] = (want){CAKE_ROLE_UP, "mlp.up_proj", c->ff, h, c->mlp_bias, false};
+    w[n++] = (want){CAKE_ROLE_DOWN, "mlp.down_proj", h, c->ff, c->mlp_bias, false};
+    return n;
+}
+
+static void full_path(const cake_model_config *c, uint32_t unit, const want *w,
+                      char out[PATH_MAX_BYTES]) {
+    if (unit == 0 || unit == c->n_layers + 1)
+        snprintf(out, PATH_MAX_BYTES, "%s", w->path);
+    else
+        snprintf(out, PATH_MAX_BYTES, "model.layers.%u.%s", unit - 1, w->path);
+}
+
+static int32_t find(const cake_checkpoint *ck, const char *path, const char *suffix) {
+    char name[PATH_MAX_BYTES + 16];
+    snprintf(name, sizeof name, "%s.%s", path, suffix);
+    return cake_checkpoint_find(ck, name);
+}
+
+/* ---- messages ---- */
+
+static const char *where(const cake_checkpoint *ck, int32_t t) {
+    return ck->files[ck->tensors[t].file].path;
+}
+
+static cake_status missing(const cake_checkpoint *ck, const char *path, const char *suffix,
+                           const char *why, cake_error *err) {
+    return cake_fail(err, CAKE_ENOTFOUND, "tensor '%s.%s' is missing from '%s'%s", path, suffix,
+                     ck->dir, why);
+}
+
+static cake_status check_shape(const cake_checkpoint *ck, int32_t i, uint32_t rank, uint64_t n,
+                               uint64_t k, const char *why, cake_error *err) {
+    const cake_tensor *t = &ck->tensors[i];
+    uint64_t expect[2] = {n, k};
+    if (rank == 1) expect[0] = k;
+    if (t->rank == rank && t->shape[0] == expect[0] && (rank == 1 || t->shape[1] == expect[1]))
+        return CAKE_OK;
+    char is[160], should[80];
+    return cake_fail(err, CAKE_EFORMAT,
+                     "tensor '%s' in '%s' has shape %s, but config.json asks for %s%s", t->name,
+                     where(ck, i), cake_shape_text(t->rank, t->shape, is, sizeof is),
+                     cake_shape_text(rank, expect, should, sizeof should), why);
+}
+
+static cake_status check_float(const cake_checkpoint *ck, int32_t i, cake_error *err) {
+    const cake_tensor *t = &ck->tensors[i];
+    if (cake_dtype_is_float(t->dtype)) return CAKE_OK;
+    return cake_fail(err, CAKE_EUNSUPPORTED,
+                     "tensor '%s' in '%s' has dtype %s, which is not supported here; F32, F16 "
+                     "and BF16 are",
+                     t->name, where(ck, i), cake_dtype_name(t->dtype));
+}
+
+static cake_status contradiction(const cake_checkpoint *ck, int32_t i, const char *says,
+                                 cake_error *err) {
+    return cake_fail(err, CAKE_EFORMAT,
+                     "tensor '%s' in '%s' contradicts config.json, which says %s",
+                     ck->tensors[i].name, where(ck, i), says);
+}
+
+/* ---- one module ---- */
+
+static cake_status affine(const cake_checkpoint *ck, cake_module *m, cake_quant_params p,
+                          cake_error *err) {
+    const cake_tensor *w = &ck->tensors[m->weight];
+    char how[160];
+    if (p.mode != CAKE_QUANT_AFFINE)
+        return cake_fail(err, CAKE_EUNSUPPORTED,
+                         "module '%s' is stored as %s, which is not supported; f32, f16, bf16 and "
+                         "MLX affine (2, 3, 4, 5, 6, 8 bits, groups of 32, 64, 128) are",
+                         m->path, cake_quant_mode_name(p.mode));
+    snprintf(how, sizeof how, " (%u x %u, affine %u bits in groups of %u)", m->n, m->k, p.bits,
+             p.group_size);
+    if (w->dtype != CAKE_DTYPE_U32)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "tensor '%s' in '%s' has dtype %s, but '%s.scales' says that it is packed "
+                         "(U32)",
+                         w->name, where(ck, m->weight), cake_dtype_name(w->dtype), m->path);
+    if (m->biases < 0) return missing(ck, m->path, "biases", " though its scales are there", err);
+    if (m->k % p.group_size)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "module '%s': rows of %u do not divide into groups of %u", m->path, m->k,
+                         p.group_size);
+    cake_status st;
+    uint64_t groups = m->k / p.group_size;
+    if ((st = check_shape(ck, m->weight, 2, m->n, (uint64_t)m->k * p.bits / 32, how, err)) !=
+            CAKE_OK ||
+        (st = check_shape(ck, m->scales, 2, m->n, groups, how, err)) != CAKE_OK ||
+        (st = check_shape(ck, m->biases, 2, m->n, groups, how, err)) != CAKE_OK ||
+        (st = check_float(ck, m->scales, err)) != CAKE_OK)
+        return st;
+    if (ck->tensors[m->biases].dtype != ck->tensors[m->scales].dtype)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "tensors '%s.scales' and '%s.biases' have different types, %s and %s",
+                         m->path, m->path, cake_dtype_name(ck->tensors[m->scales].dtype),
+                         cake_dtype_name(ck->tensors[m->biases].dtype));
+    m->kind = CAKE_WEIGHT_AFFINE;
+    m->dtype = ck->tensors[m->scales].dtype;
+    m->bits = p.bits;
+    m->group_size = p.group_size;
+    return CAKE_OK;
+}
+
+static cake_status dense(const cake_checkpoint *ck, cake_module *m, bool norm, cake_error *err) {
+    const cake_tensor *w = &ck->tensors[m->weight];
+    cake_status st;
+    if (w->dtype == CAKE_DTYPE_U32)
+        return missing(ck, m->path, "scales", " though its weight is packed (U32)", err);
+    if (m->biases >= 0)
+        return contradiction(ck, m->biases, "that the module is not quantized (it has no scales)",
+                             err);
+    if ((st = check_float(ck, m->weight, err)) != CAKE_OK ||
+        (st = check_shape(ck, m->weight, norm ? 1 : 2, m->n, m->k, "", err)) != CAKE_OK)
+        return st;
+    m->kind = CAKE_WEIGHT_DENSE;
+    m->dtype = w->dtype;
+    return CAKE_OK;
+}
+
+static cake_status module(const cake_layout *l, uint32_t unit, const want *w, cake_module *m,
+                          cake_error *err) {
+    const cake_checkpoint *ck = l->checkpoint;
+    char path[PATH_MAX_BYTES];
+    full_path(l->config, unit, w, path);
+    *m =
+        (cake_module){.role = w->role, .n = w->n, .k = w->k, .path = cake_strdup(path), .bias = -1};
+    m->weight = find(ck, path, "weight");
+    m->scales = find(ck, path, "scales");
+    m->biases = find(ck, path, "biases");
+    if (m->weight < 0)
+        return missing(ck, path, "weight",
+                       w->role == CAKE_ROLE_HEAD && !l->tied
+                           ? " (config.json says that the head is not tied)"
+                           : "",
+                       err);
+    cake_quant_params p = {0};
+    cake_quant_rule rule = cake_quant_lookup(l->config->quant, path, &p);
+    cake_status st;
+    if (m->scales >= 0 && rule == CAKE_QUANT_UNSAID)
+        return contradiction(ck, m->scales, "nothing about quantization", err);
+    if (m->scales >= 0 && rule == CAKE_QUANT_REFUSED)
+        return contradiction(ck, m->scales, "that this module is not quantized", err);
+    if (m->scales >= 0 && w->norm) return contradiction(ck, m->scales, "that this is a norm", err);
+    if (m->scales < 0 && rule == CAKE_QUANT_LISTED)
+        return missing(ck, path, "scales", " though config.json lists the module as quantized",
+                       err);
+    st = m->scales >= 0 ? affine(ck, m, p, err) : dense(ck, m, w->norm, err);
+    if (st != CAKE_OK || !w->bias) return st;
+    if ((m->bias = find(ck, path, "bias")) < 0) return missing(ck, path, "bias", "", err);
+    if ((st = check_float(ck, m->bias, err)) != CAKE_OK) return st;
+    return check_shape(ck, m->bias, 1, 1, m->n, "", err);
+}
+
+/* ---- all of them ---- */
+
+/* Tensors that writers leave behind and no text model of these families uses. */
+static bool ignorable(const char *name) {
+    static const char *const prefix[] = {
+        "vision_tower.",          "vision_model.", "model.visual.", "visual.",
+        "multi_modal_projector.", "audio_tower.",  "mtp.",          "model.mtp."};
+    size_t n = strlen(name);
+    static const char inv_freq[] = "rotary_emb.inv_freq";
+    if (n >= sizeof inv_freq - 1 && strcmp(name + n - (sizeof inv_freq - 1), inv_freq) == 0)
+        return true;
+    for (size_t i = 0; i < sizeof prefix / sizeof *prefix; i++)
+        if (strncmp(name, prefix[i], strlen(prefix[i])) == 0) return true;
+    return false;
+}
+
+/* Mark what belongs to some unit; whatever is left is not a model we know. */
+static cake_status check_rest(cake_layout *l, cake_error *err) {
+    static const char *const suffix[] = {"weight", "scales", "biases"};
+    const cake_checkpoint *ck = l->checkpoint;
+    bool *known = cake_calloc(ck->n_tensors, sizeof *known);
+    for (uint32_t u = 0; u < l->n_units; u++) {
+        want w[WANTS_MAX];
+        size_t n = wants_of(l->config, u, l->tied, w);
+        for (size_t i = 0; i < n; i++) {
+            char path[PATH_MAX_BYTES];
+            int32_t t;
+            full_path(l->config, u, &w[i], path);
+            for (size_t j = 0; j < sizeof suffix / sizeof *suffix; j++)
+                if ((t = find(ck, path, suffix[j])) >= 0) known[t] = true;
+            if (w[i].bias && (t = find(ck, path, "bias")) >= 0) known[t] = true;
+        }
+    }
+    cake_status st = CAKE_OK;
+    for (uint32_t i = 0; i < ck->n_tensors && st == CAKE_OK; i++) {
+        const char *name = ck->tensors[i].name;
+        if (known[i]) continue;
+        if (ignorable(name) || (l->tied && strncmp(name, "lm_head.", 8) == 0))
+            l->n_ignored++;
+        else
+            st = cake_fail(err, CAKE_EUNSUPPORTED,
+                           "tensor '%.200s' in '%s' is not part of a %s model with %u layers as "
+                           "config.json describes it",
+                           name, where(ck, (int32_t)i), l->config->model_type, l->config->n_layers);
+    }
+    free(known);
+    return st;
+}
+
+static uint64_t bytes_of(const cake_checkpoint *ck, const cake_module *m) {
+    const int32_t t[] = {m->weight, m->scales, m->biases, m->bias};
+    uint64_t n = 0;
+    for (size_t i = 0; i < 4; i++)
+        if (t[i] >= 0) n += ck->tensors[t[i]].n_bytes;
+    return n;
+}
+
+bool cake_unit_ranges_valid(const cake_unit_range *ranges, size_t n_ranges, uint32_t n_units) {
+    uint32_t at = 0;
+    for (size_t i = 0; i < n_ranges; i++) {
+        if (ranges[i].begin < at || ranges[i].begin >= ranges[i].end || ranges[i].end > n_units)
+            return false;
+        at = ranges[i].end;
+    }
+    return n_ranges > 0;
+}
+
+cake_status cake_layout_new(cake_layout **out, const cake_model_config *config,
+                            const cake_checkpoint *ck, const cake_unit_range *ranges,
+                            size_t n_ranges, cake_error *err) {
+    const uint32_t n_units = config->n_layers + 2;
+    const cake_unit_range all = {0, n_units};
+    if (!ranges) ranges = &all, n_ranges = 1;
+    if (!cake_unit_ranges_valid(ranges, n_ranges, n_units))
+        return cake_fail(err, CAKE_EINVAL, "unit ranges are not ascending within 0..%u", n_units);
+    cake_layout *l = cake_calloc(1, sizeof *l);
+    l->config = config;
+    l->checkpoint = ck;
+    l->n_units = n_units;
+    l->units = cake_calloc(n_units, sizeof *l->units);
+    l->tied = config->tie >= 0 ? config->tie == 1 : cake_checkpoint_find(ck, "lm_head.weight") < 0;
+    cake_status st = CAKE_OK;
+    for (size_t r = 0; r < n_ranges && st == CAKE_OK; r++) {
+        for (uint32_t u = ranges[r].begin; u < ranges[r].end && st == CAKE_OK; u++) {
+            want w[WANTS_MAX];
+            size_t n = wants_of(config, u, l->tied, w);
+            cake_unit *unit = &l->units[u];
+            unit->modules = cake_calloc(n, sizeof *unit->modules);
+            for (size_t i = 0; i < n && st == CAKE_OK; i++) {
+                st = module(l, u, &w[i], &unit->modules[unit->n_modules++], err);
+                if (st == CAKE_OK) unit->bytes += bytes_of(ck, &unit->modules[i]);
+            }
+        }
+    }
+    if (st == CAKE_OK) st = check_rest(l, err);
+    if (st != CAKE_OK)
+        cake_layout_free(l);
+    else
+        *out = l;
+    return st;
+}
+
+void cake_layout_free(cake_layout *l) {
+    if (!l) return;
+    for (uint32_t u = 0; u < l->n_units; u++) {
+        for (uint32_t i = 0; i < l->units[u].n_modules; i++) free(l->units[u].modules[i].path);
+        free(l->units[u].modules);
+    }
+    free(l->units);
+    free(l);
+}
+
+const cake_module *cake_layout_module(const cake_layout *l, uint32_t unit, cake_role role) {
+    if (unit >= l->n_units) return NULL;
+    for (uint32_t i = 0; i < l->units[unit].n_modules; i++)
+        if (l->units[unit].modules[i].role == role) return &l->units[unit].modules[i];
+    return NULL;
+}
+
+size_t cake_layout_tensors(const cake_layout *l, const cake_unit_range *ranges, size_t n_ranges,
+                           uint32_t *idx, size_t max) {
+    bool *seen = cake_calloc(l->checkpoint->n_tensors, sizeof *seen);
+    size_t n = 0;
+    for (size_t r = 0; r < n_ranges; r++)
+        for (uint32_t u = ranges[r].begin; u < ranges[r].end && u < l->n_units; u++)
+            for (uint32_t i = 0; i < l->units[u].n_modules; i++) {
+                const cake_module *m = &l->units[u].modules[i];
+                const int32_t t[] = {m->weight, m->scales, m->biases, m->bias};
+                for (size_t j = 0; j < 4; j++) {
+                    if (t[j] < 0 || seen[t[j]]) continue;
+                    seen[t[j]] = true;
+                    if (n < max) idx[n] = (uint32_t)t[j];
+                    n++;
+                }
+            }
+    free(seen);
+    return n;
+}
+
+uint64_t cake_layout_bytes(const cake_layout *l, const cake_unit_range *ranges, size_t n_ranges) {
+    size_t n = l->checkpoint->n_tensors;
+    uint32_t *idx = cake_calloc(n, sizeof *idx);
+    uint64_t sum = 0;
+    n = cake_layout_tensors(l, ranges, n_ranges, idx, n);
+    for (size_t i = 0; i < n; i++) sum += l->checkpoint->tensors[idx[i]].n_bytes;
+    free(idx);
+    return sum;
+}
