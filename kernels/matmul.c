@@ -36,24 +36,21 @@ const cake_matmul_ops *cake_matmul_for(cake_isa isa) {
     if (!cake_cpu_has(isa)) return NULL;
     switch (isa) {
     case CAKE_ISA_SCALAR: return &cake_matmul_scalar;
+#if defined(__x86_64__)
+    case CAKE_ISA_AVX2: return &cake_matmul_avx2;
+    case CAKE_ISA_AVX512: return &cake_matmul_avx512;
+#elif defined(__aarch64__)
+    case CAKE_ISA_NEON: return &cake_matmul_neon;
+#endif
     default: return NULL;
     }
 }
 
-/* The best table up to the chosen ISA. */
-static const cake_matmul_ops *chosen(void) {
-    for (int isa = (int)cake_cpu_isa(); isa > 0; isa--) {
-        const cake_matmul_ops *ops = cake_matmul_for((cake_isa)isa);
-        if (ops) return ops;
-    }
-    return &cake_matmul_scalar;
-}
-
 void cake_act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
-    chosen()->act_quantize(a, tok_begin, tok_end);
+    cake_matmul_for(cake_cpu_isa())->act_quantize(a, tok_begin, tok_end);
 }
 
 void cake_matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y, size_t ldy,
                  uint32_t tile_begin, uint32_t tile_end, void *scratch) {
-    chosen()->matmul(w, a, f32_mode, y, ldy, tile_begin, tile_end, scratch);
+    cake_matmul_for(cake_cpu_isa())->matmul(w, a, f32_mode, y, ldy, tile_begin, tile_end, scratch);
 }

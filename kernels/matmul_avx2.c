@@ -1,0 +1,361 @@
+/* The matmul family with AVX2+FMA, no VNNI: a tile is two halves of eight rows.
+ *
+ * vpmaddubsw adds two products in 16 bits and saturates, so as many steps are summed in 16 bits as
+ * provably fit, then vpmaddwd widens. With |q| <= 127 one step is at most 2 * (2^bits - 1) * 127:
+ * eight steps fit up to 4 bits, four at 5, two at 6; 8-bit codes are split into two nibbles and
+ * both halves are summed as 4-bit codes. The integers are the same as with VNNI. */
+#include "kernels/matmul_impl.h"
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { PREFETCH = 8192 }; /* bytes ahead of the weights being read */
+
+INLINE __m256i load256(const void *p) {
+    return _mm256_loadu_si256(p);
+}
+
+INLINE __m256i bcast(const int8_t *q) {
+    int32_t v;
+    memcpy(&v, q, 4);
+    return _mm256_set1_epi32(v);
+}
+
+/* 8 stored floats. */
+INLINE __m256 load_floats(const void *p, cake_ftype t) {
+    if (t == CAKE_F32) return _mm256_loadu_ps(p);
+    __m128i h = _mm_loadu_si128(p);
+    if (t == CAKE_F16) return _mm256_cvtph_ps(h);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+/* Expand eight rows of one block: v points at the half. 8 bits: c[0..7] low nibbles, c[8..15] high.
+ */
+INLINE void load_block(const uint8_t *v, int bits, __m256i *c) {
+    const __m256i m4 = _mm256_set1_epi8(15), m2 = _mm256_set1_epi8(3);
+    if (bits == 8) {
+        for (int j = 0; j < 8; j++) {
+            __m256i x = load256(v + 64 * j);
+            c[j] = _mm256_and_si256(x, m4);
+            c[j + 8] = _mm256_and_si256(_mm256_srli_epi16(x, 4), m4);
+        }
+        return;
+    }
+    const uint8_t *high = v;
+    if (bits >= 4) {
+        for (int i = 0; i < 4; i++) {
+            __m256i x = load256(v + 64 * i);
+            c[i] = _mm256_and_si256(x, m4);
+            c[i + 4] = _mm256_and_si256(_mm256_srli_epi16(x, 4), m4);
+        }
+        high += 256;
+    }
+    if (bits == 2 || bits == 3 || bits == 6) {
+        for (int j = 0; j < 8; j++) {
+            __m256i x = _mm256_srli_epi16(load256(high + 64 * (j & 1)), 2 * (j >> 1));
+            x = _mm256_and_si256(x, m2);
+            c[j] = bits == 6 ? _mm256_or_si256(c[j], _mm256_slli_epi16(x, 4)) : x;
+        }
+        high += 128;
+    }
+    if (bits == 3 || bits == 5) {
+        const __m256i one = _mm256_set1_epi8(1);
+        __m256i x = load256(high);
+        for (int j = 0; j < 8; j++) {
+            __m256i bit = _mm256_and_si256(_mm256_srli_epi16(x, j), one);
+            c[j] = _mm256_or_si256(c[j], _mm256_slli_epi16(bit, bits - 1));
+        }
+    }
+}
+
+/* Integer dot of one block, eight rows, with nt tokens whose activations are 64 bytes apart. */
+INLINE void dot_block(const __m256i *c, int bits, int nt, const int8_t *q, __m256i d[4]) {
+    const int fit = bits <= 4 || bits == 8 ? 8 : bits == 5 ? 4 : 2;
+    const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
+    for (int i = 0; i < nt; i++) d[i] = _mm256_setzero_si256();
+    for (int j0 = 0; j0 < 8; j0 += fit) {
+        __m256i lo[4], hi[4];
+        for (int j = j0; j < j0 + fit; j++)
+            for (int i = 0; i < nt; i++) {
+                __m256i x = bcast(q + i * 64 + j * 4), m = _mm256_maddubs_epi16(c[j], x);
+                lo[i] = j == j0 ? m : _mm256_add_epi16(lo[i], m);
+                if (bits != 8) continue;
+                m = _mm256_maddubs_epi16(c[j + 8], x);
+                hi[i] = j == j0 ? m : _mm256_add_epi16(hi[i], m);
+            }
+        for (int i = 0; i < nt; i++) {
+            d[i] = _mm256_add_epi32(d[i], _mm256_madd_epi16(lo[i], ones));
+            if (bits == 8) d[i] = _mm256_add_epi32(d[i], _mm256_madd_epi16(hi[i], sixteens));
+        }
+    }
+}
+
+/* nt tokens of one unit, eight rows: acc[i*16] += s * f + b * sum. */
+INLINE void unit_tokens(const __m256i *c, int bits, int ub, int nt, const int8_t *q,
+                        const float *sc0, const float *sc1, const float *sum, __m256 s, __m256 b,
+                        float *acc) {
+    __m256i d[4];
+    __m256 f[4];
+    dot_block(c, bits, nt, q, d);
+    for (int i = 0; i < nt; i++)
+        f[i] = _mm256_mul_ps(_mm256_set1_ps(sc0[i]), _mm256_cvtepi32_ps(d[i]));
+    if (ub == 2) {
+        dot_block(c + (bits == 8 ? 16 : 8), bits, nt, q + 32, d);
+        for (int i = 0; i < nt; i++)
+            f[i] = _mm256_fmadd_ps(_mm256_set1_ps(sc1[i]), _mm256_cvtepi32_ps(d[i]), f[i]);
+    }
+    for (int i = 0; i < nt; i++) {
+        __m256 y = _mm256_fmadd_ps(s, f[i], _mm256_load_ps(acc + i * 16));
+        _mm256_store_ps(acc + i * 16, _mm256_fmadd_ps(b, _mm256_set1_ps(sum[i]), y));
+    }
+}
+
+/* Tokens [tok0, tok0 + n) of one tile into acc [n][16]. */
+INLINE void affine_tile(const cake_wspec *s, int bits, int ub, const uint8_t *p, const cake_act *a,
+                        uint32_t tok0, uint32_t n, float *acc) {
+    const uint32_t nt = a->n_tok, per_group = s->group / 32, groups = s->k / s->group;
+    const size_t block_bytes = (size_t)bits * 64, fb = cake_ftype_bytes(s->ftype);
+    const int planes = bits == 8 ? 16 : 8;
+    memset(acc, 0, (size_t)n * 16 * sizeof(float));
+    uint32_t h = 0;
+    for (uint32_t g = 0; g < groups; g++) {
+        const uint8_t *tail = p + per_group * block_bytes;
+        for (uint32_t blk = 0; blk < per_group; blk += (uint32_t)ub, h += (uint32_t)ub) {
+            for (size_t v = 0; v < (size_t)ub * block_bytes; v += 64)
+                _mm_prefetch(p + PREFETCH + v, _MM_HINT_T0);
+            for (int half = 0; half < 2; half++) {
+                __m256i c[32];
+                for (int i = 0; i < ub; i++)
+                    load_block(p + (size_t)i * block_bytes + half * 32, bits, c + i * planes);
+                const __m256 sc = load_floats(tail + (size_t)half * 8 * fb, s->ftype);
+                const __m256 bi = load_floats(tail + (size_t)(half + 2) * 8 * fb, s->ftype);
+                const int8_t *q = a->q + ((size_t)(h / 2) * nt + tok0) * 64 + h % 2 * 32;
+                const float *sc0 = a->scale + (size_t)h * nt + tok0, *sc1 = sc0 + nt;
+                const float *sum = ub == 2 ? a->sum64 + (size_t)(h / 2) * nt + tok0
+                                           : a->sum32 + (size_t)h * nt + tok0;
+                float *y = acc + half * 8;
+                uint32_t i = 0;
+                for (; i + 4 <= n; i += 4)
+                    unit_tokens(c, bits, ub, 4, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi,
+                                y + i * 16);
+                for (; i < n; i++)
+                    unit_tokens(c, bits, ub, 1, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi,
+                                y + i * 16);
+            }
+            p += (size_t)ub * block_bytes;
+        }
+        p = tail + 32 * fb;
+        _mm_prefetch(p + PREFETCH - 64, _MM_HINT_T0);
+        if (fb == 4) _mm_prefetch(p + PREFETCH - 128, _MM_HINT_T0);
+    }
+}
+
+/* nt tokens and `halves` halves of eight rows over `len` columns (starting at a multiple of 4):
+ * part [nt][4][16] += w * x. w holds 16 values of type t per column. */
+INLINE void f32_tokens(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
+                       int nt, int halves, float *part) {
+    const size_t fb = cake_ftype_bytes(t), step = 16 * fb;
+    __m256 acc[2][4];
+    for (int i = 0; i < nt * halves; i++)
+        for (int u = 0; u < 4; u++)
+            acc[i][u] = _mm256_load_ps(part + (i / halves * 4 + u) * 16 + i % halves * 8);
+    for (uint32_t k = 0; k < len; k += 4) {
+        for (size_t b = 0; b < 4 * step; b += 64) _mm_prefetch(w + PREFETCH + b, _MM_HINT_T0);
+        for (uint32_t u = 0; u < 4; u++, w += step) {
+            if (k + u >= len) break; /* the last k % 4 columns */
+            for (int i = 0; i < nt * halves; i++) {
+                __m256 wv = load_floats(w + (size_t)(i % halves) * 8 * fb, t);
+                __m256 xv = _mm256_set1_ps(x[(size_t)(i / halves) * ldx + k + u]);
+                acc[i][u] = _mm256_fmadd_ps(wv, xv, acc[i][u]);
+            }
+        }
+    }
+    for (int i = 0; i < nt * halves; i++)
+        for (int u = 0; u < 4; u++)
+            _mm256_store_ps(part + (i / halves * 4 + u) * 16 + i % halves * 8, acc[i][u]);
+}
+
+INLINE void f32_range(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
+                      uint32_t n, float *part) {
+    const size_t half = 8 * cake_ftype_bytes(t);
+    uint32_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+        f32_tokens(w, t, len, x + i * ldx, ldx, 2, 1, part + i * 64);
+        f32_tokens(w + half, t, len, x + i * ldx, ldx, 2, 1, part + i * 64 + 8);
+    }
+    if (i < n) f32_tokens(w, t, len, x + i * ldx, ldx, 1, 2, part + i * 64);
+}
+
+static void f32_dense(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
+                      uint32_t n, float *part) {
+    switch (t) {
+    case CAKE_F32: f32_range(w, CAKE_F32, len, x, ldx, n, part); break;
+    case CAKE_F16: f32_range(w, CAKE_F16, len, x, ldx, n, part); break;
+    default: f32_range(w, CAKE_BF16, len, x, ldx, n, part); break;
+    }
+}
+
+/* Expand `blocks` whole blocks of one tile, from block h0 on, to f32 [column][16]. */
+INLINE void expand_blocks(const cake_wspec *s, int bits, const uint8_t *tile, uint32_t h0,
+                          uint32_t blocks, float *out) {
+    const uint32_t per_group = s->group / 32;
+    const size_t fb = cake_ftype_bytes(s->ftype), group_bytes = cake_group_bytes(s);
+    for (uint32_t h = h0; h < h0 + blocks; h++, out += 32 * 16) {
+        const uint8_t *g = tile + h / per_group * group_bytes;
+        const uint8_t *tail = g + (size_t)per_group * (size_t)bits * 64;
+        for (int half = 0; half < 2; half++) {
+            const __m256 sc = load_floats(tail + (size_t)half * 8 * fb, s->ftype);
+            const __m256 bi = load_floats(tail + (size_t)(half + 2) * 8 * fb, s->ftype);
+            __m256i c[16];
+            load_block(g + (size_t)(h % per_group) * (size_t)bits * 64 + half * 32, bits, c);
+            for (int j = 0; j < 8; j++) {
+                if (bits == 8) c[j] = _mm256_or_si256(c[j], _mm256_slli_epi16(c[j + 8], 4));
+                for (int t = 0; t < 4; t++) {
+                    __m256i code =
+                        _mm256_and_si256(_mm256_srli_epi32(c[j], 8 * t), _mm256_set1_epi32(255));
+                    _mm256_store_ps(out + (j * 4 + t) * 16 + half * 8,
+                                    _mm256_add_ps(_mm256_mul_ps(sc, _mm256_cvtepi32_ps(code)), bi));
+                }
+            }
+        }
+    }
+}
+
+static void expand(const cake_wspec *s, const uint8_t *tile, uint32_t h0, uint32_t blocks,
+                   float *out) {
+    switch (s->bits) {
+    case 2: expand_blocks(s, 2, tile, h0, blocks, out); break;
+    case 3: expand_blocks(s, 3, tile, h0, blocks, out); break;
+    case 4: expand_blocks(s, 4, tile, h0, blocks, out); break;
+    case 5: expand_blocks(s, 5, tile, h0, blocks, out); break;
+    case 6: expand_blocks(s, 6, tile, h0, blocks, out); break;
+    default: expand_blocks(s, 8, tile, h0, blocks, out); break;
+    }
+}
+
+/* f32 mode, tokens [tok0, tok0 + n) of one tile: acc [n][4][16] becomes [n][16] in place. */
+static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, uint32_t tok0,
+                     uint32_t n, float *acc, float *panel) {
+    const float *x = a->x + (size_t)tok0 * a->ldx;
+    memset(acc, 0, (size_t)n * 64 * sizeof(float));
+    if (s->kind == CAKE_W_DENSE && n == 1) {
+        f32_dense(p, s->ftype, s->k, x, a->ldx, n, acc);
+    } else {
+        const size_t fb = cake_ftype_bytes(s->ftype);
+        for (uint32_t k = 0; k < s->k; k += CAKE_MM_K_CHUNK) {
+            uint32_t len = s->k - k < CAKE_MM_K_CHUNK ? s->k - k : CAKE_MM_K_CHUNK;
+            if (s->kind == CAKE_W_AFFINE)
+                expand(s, p, k / 32, len / 32, panel);
+            else
+                for (uint32_t i = 0; i < 2 * len; i++)
+                    _mm256_store_ps(panel + i * 8,
+                                    load_floats(p + ((size_t)k * 2 + i) * 8 * fb, s->ftype));
+            f32_dense((const uint8_t *)panel, CAKE_F32, len, x + k, a->ldx, n, acc);
+        }
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (int half = 0; half < 2; half++) {
+            const float *part = acc + (size_t)i * 64 + half * 8;
+            __m256 y01 = _mm256_add_ps(_mm256_load_ps(part), _mm256_load_ps(part + 16));
+            __m256 y23 = _mm256_add_ps(_mm256_load_ps(part + 32), _mm256_load_ps(part + 48));
+            _mm256_store_ps(acc + (size_t)i * 16 + half * 8, _mm256_add_ps(y01, y23));
+        }
+}
+
+/* int8 mode: one instance per (bits, unit). */
+#define TILE_FN(bits, ub)                                                                          \
+    static void tile_##bits##_##ub(const cake_wspec *s, const uint8_t *p, const cake_act *a,       \
+                                   uint32_t tok0, uint32_t n, float *acc) {                        \
+        affine_tile(s, bits, ub, p, a, tok0, n, acc);                                              \
+    }
+#define TILE_FNS(bits) TILE_FN(bits, 1) TILE_FN(bits, 2)
+TILE_FNS(2)
+TILE_FNS(3) TILE_FNS(4) TILE_FNS(5) TILE_FNS(6) TILE_FNS(8)
+
+    typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
+                         float *);
+static tile_fn *const tile_fns[9][2] = {
+    [2] = {tile_2_1, tile_2_2}, [3] = {tile_3_1, tile_3_2}, [4] = {tile_4_1, tile_4_2},
+    [5] = {tile_5_1, tile_5_2}, [6] = {tile_6_1, tile_6_2}, [8] = {tile_8_1, tile_8_2},
+};
+
+static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y, size_t ldy,
+                   uint32_t tile_begin, uint32_t tile_end, void *scratch) {
+    const cake_wspec *s = &w->spec;
+    const size_t tile_bytes = cake_packed_tile_bytes(s);
+    const bool f32 = f32_mode || s->kind == CAKE_W_DENSE;
+    tile_fn *fn = f32 ? NULL : tile_fns[s->bits][s->group != 32];
+    float *acc = scratch, *panel = acc + CAKE_MM_ACC_FLOATS;
+    for (uint32_t tok0 = 0; tok0 < a->n_tok; tok0 += CAKE_MM_TOKENS) {
+        uint32_t n = a->n_tok - tok0 < CAKE_MM_TOKENS ? a->n_tok - tok0 : CAKE_MM_TOKENS;
+        for (uint32_t t = tile_begin; t < tile_end; t++) {
+            const uint8_t *p = (const uint8_t *)w->packed + t * tile_bytes;
+            if (f32)
+                tile_f32(s, p, a, tok0, n, acc, panel);
+            else
+                fn(s, p, a, tok0, n, acc);
+            uint32_t rows = s->n - t * 16 < 16 ? s->n - t * 16 : 16;
+            float *out = y + (size_t)tok0 * ldy + (size_t)t * 16;
+            for (uint32_t i = 0; i < n; i++)
+                memcpy(out + i * ldy, acc + i * 16, rows * sizeof(float));
+        }
+    }
+}
+
+static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
+    const uint32_t blocks = (a->k + 31) / 32, nt = a->n_tok;
+    const __m256i abs = _mm256_set1_epi32(0x7fffffff);
+    for (uint32_t tok = tok_begin; tok < tok_end; tok++) {
+        for (uint32_t h = 0; h < blocks; h++) {
+            const float *x = a->x + (size_t)tok * a->ldx + h * 32;
+            float tail[32] = {0};
+            if (a->k - h * 32 < 32) {
+                memcpy(tail, x, (a->k - h * 32) * sizeof(float));
+                x = tail;
+            }
+            __m256i m = _mm256_setzero_si256();
+            for (int i = 0; i < 4; i++)
+                m = _mm256_max_epu32(
+                    m, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + i * 8)), abs));
+            __m128i m4 = _mm_max_epu32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+            m4 = _mm_max_epu32(m4, _mm_shuffle_epi32(m4, 0x4e));
+            m4 = _mm_max_epu32(m4, _mm_shuffle_epi32(m4, 0xb1));
+            uint32_t top = (uint32_t)_mm_cvtsi128_si32(m4);
+            float scale = 0.0f;
+            int32_t sum = 0;
+            __m256i q32 = _mm256_setzero_si256();
+            if (top >= 0x7f800000) {
+                scale = cake_bits_f32(0x7fc00000);
+            } else if (top >= CAKE_ACT_TINY_BITS) {
+                float max = cake_bits_f32(top);
+                __m256 inv = _mm256_set1_ps(127.0f / max);
+                __m256i v[4];
+                scale = max / 127.0f;
+                for (int i = 0; i < 4; i++)
+                    v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i * 8), inv));
+                __m256i t =
+                    _mm256_add_epi32(_mm256_add_epi32(v[0], v[1]), _mm256_add_epi32(v[2], v[3]));
+                __m128i t4 =
+                    _mm_add_epi32(_mm256_castsi256_si128(t), _mm256_extracti128_si256(t, 1));
+                t4 = _mm_add_epi32(t4, _mm_shuffle_epi32(t4, 0x4e));
+                t4 = _mm_add_epi32(t4, _mm_shuffle_epi32(t4, 0xb1));
+                sum = _mm_cvtsi128_si32(t4);
+                /* The packs work per 128-bit half: put the dwords back in order. */
+                q32 = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]),
+                                         _mm256_packs_epi32(v[2], v[3]));
+                q32 = _mm256_permutevar8x32_epi32(q32, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            }
+            int8_t *q = a->q + ((size_t)(h / 2) * nt + tok) * 64 + h % 2 * 32;
+            _mm256_storeu_si256((__m256i *)(void *)q, q32);
+            float s32 = scale * (float)sum, *s64 = &a->sum64[(size_t)(h / 2) * nt + tok];
+            a->scale[(size_t)h * nt + tok] = scale;
+            a->sum32[(size_t)h * nt + tok] = s32;
+            *s64 = h % 2 ? *s64 + s32 : s32;
+        }
+    }
+}
+
+const cake_matmul_ops cake_matmul_avx2 = {act_quantize, matmul};
+#endif

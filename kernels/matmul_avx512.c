@@ -1,0 +1,356 @@
+/* The matmul family with AVX-512 VNNI: one 512-bit register holds the 16 rows of a tile.
+ *
+ * Many tokens: the codes of a unit (up to 64 columns) are expanded once into 16 registers and up to
+ * CAKE_MM_TOKENS tokens stream past them, four at a time so that eight integer chains hide each
+ * other's latency; the activations arrive as broadcast memory operands and the f32 accumulators
+ * live in scratch (L1). One token: the same sums with the accumulator in a register and the weights
+ * prefetched. */
+#include "kernels/matmul_impl.h"
+
+#if defined(__AVX512VNNI__)
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { PREFETCH = 8192 }; /* bytes ahead of the weights being read */
+
+INLINE __m512i load512(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+
+INLINE __m512i bcast(const int8_t *q) {
+    int32_t v;
+    memcpy(&v, q, 4);
+    return _mm512_set1_epi32(v);
+}
+
+/* 16 stored floats. */
+INLINE __m512 load_floats(const void *p, cake_ftype t) {
+    if (t == CAKE_F32) return _mm512_loadu_ps(p);
+    __m256i h = _mm256_loadu_si256(p);
+    if (t == CAKE_F16) return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+/* (a & mask) | (b & ~mask) */
+INLINE __m512i blend_bits(__m512i mask, __m512i a, __m512i b) {
+    return _mm512_ternarylogic_epi32(mask, a, b, 0xca);
+}
+
+/* Expand one block of codes to bytes. */
+INLINE void load_block(const uint8_t *v, int bits, __m512i c[8]) {
+    const __m512i m1 = _mm512_set1_epi8(1), m2 = _mm512_set1_epi8(3), m4 = _mm512_set1_epi8(15);
+    if (bits == 8) {
+        for (int j = 0; j < 8; j++) c[j] = load512(v + 64 * j);
+        return;
+    }
+    if (bits == 2 || bits == 3) {
+        __m512i lo[2] = {load512(v), load512(v + 64)};
+        if (bits == 2) {
+            for (int j = 0; j < 8; j++)
+                c[j] = _mm512_and_si512(_mm512_srli_epi16(lo[j & 1], 2 * (j >> 1)), m2);
+            return;
+        }
+        __m512i hi = load512(v + 128), m3 = _mm512_set1_epi8(7);
+        for (int j = 0; j < 8; j++) {
+            __m512i h = j < 2 ? _mm512_slli_epi16(hi, 2 - j) : _mm512_srli_epi16(hi, j - 2);
+            __m512i l = _mm512_srli_epi16(lo[j & 1], 2 * (j >> 1));
+            c[j] = _mm512_and_si512(blend_bits(m2, l, h), m3);
+        }
+        return;
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512i x = load512(v + 64 * i);
+        c[i] = _mm512_and_si512(x, m4);
+        c[i + 4] = _mm512_and_si512(_mm512_srli_epi16(x, 4), m4);
+    }
+    if (bits == 5) {
+        __m512i hi = load512(v + 256), m = _mm512_slli_epi16(m1, 4);
+        for (int j = 0; j < 8; j++) {
+            __m512i h = j < 4 ? _mm512_slli_epi16(hi, 4 - j) : _mm512_srli_epi16(hi, j - 4);
+            c[j] = _mm512_ternarylogic_epi32(c[j], h, m, 0xf8); /* c | (h & m) */
+        }
+    }
+    if (bits == 6) {
+        __m512i hi[2] = {load512(v + 256), load512(v + 320)}, m = _mm512_slli_epi16(m2, 4);
+        for (int j = 0; j < 8; j++) {
+            int sh = 4 - 2 * (j >> 1);
+            __m512i h = sh >= 0 ? _mm512_slli_epi16(hi[j & 1], sh >= 0 ? sh : 0)
+                                : _mm512_srli_epi16(hi[j & 1], sh < 0 ? -sh : 0);
+            c[j] = _mm512_ternarylogic_epi32(c[j], h, m, 0xf8);
+        }
+    }
+}
+
+/* nt tokens of one unit of `ub` blocks: acc[i] += s * f + b * sum. The arrays start at the first
+ * token. */
+INLINE void unit_tokens(const __m512i *c, int ub, int nt, const int8_t *q, const float *sc0,
+                        const float *sc1, const float *sum, __m512 s, __m512 b, float *acc) {
+    __m512i d[4][2];
+    for (int i = 0; i < nt; i++) d[i][0] = d[i][1] = _mm512_setzero_si512();
+    for (int j = 0; j < 8; j++)
+        for (int i = 0; i < nt; i++)
+            for (int h = 0; h < ub; h++)
+                d[i][h] =
+                    _mm512_dpbusd_epi32(d[i][h], c[h * 8 + j], bcast(q + i * 64 + h * 32 + j * 4));
+    for (int i = 0; i < nt; i++) {
+        __m512 f = _mm512_mul_ps(_mm512_set1_ps(sc0[i]), _mm512_cvtepi32_ps(d[i][0]));
+        if (ub == 2) f = _mm512_fmadd_ps(_mm512_set1_ps(sc1[i]), _mm512_cvtepi32_ps(d[i][1]), f);
+        __m512 y = _mm512_fmadd_ps(s, f, _mm512_load_ps(acc + i * 16));
+        _mm512_store_ps(acc + i * 16, _mm512_fmadd_ps(b, _mm512_set1_ps(sum[i]), y));
+    }
+}
+
+/* Tokens [tok0, tok0 + n) of one tile into acc [n][16]. */
+INLINE void affine_many(const cake_wspec *s, int bits, int ub, const uint8_t *p, const cake_act *a,
+                        uint32_t tok0, uint32_t n, float *acc) {
+    const uint32_t nt = a->n_tok, per_group = s->group / 32, groups = s->k / s->group;
+    const size_t block_bytes = (size_t)bits * 64, fb = cake_ftype_bytes(s->ftype);
+    for (uint32_t i = 0; i < n; i++) _mm512_store_ps(acc + i * 16, _mm512_setzero_ps());
+    uint32_t h = 0;
+    for (uint32_t g = 0; g < groups; g++) {
+        const uint8_t *tail = p + per_group * block_bytes;
+        const __m512 sc = load_floats(tail, s->ftype), bi = load_floats(tail + 16 * fb, s->ftype);
+        for (uint32_t blk = 0; blk < per_group; blk += (uint32_t)ub, h += (uint32_t)ub) {
+            __m512i c[16];
+            for (int i = 0; i < ub; i++, p += block_bytes) {
+                for (int v = 0; v < bits; v++) _mm_prefetch(p + PREFETCH + v * 64, _MM_HINT_T0);
+                load_block(p, bits, c + i * 8);
+            }
+            const int8_t *q = a->q + ((size_t)(h / 2) * nt + tok0) * 64 + h % 2 * 32;
+            const float *sc0 = a->scale + (size_t)h * nt + tok0, *sc1 = sc0 + nt;
+            const float *sum =
+                ub == 2 ? a->sum64 + (size_t)(h / 2) * nt + tok0 : a->sum32 + (size_t)h * nt + tok0;
+            uint32_t i = 0;
+            for (; i + 4 <= n; i += 4)
+                unit_tokens(c, ub, 4, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
+            for (; i + 2 <= n; i += 2)
+                unit_tokens(c, ub, 2, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
+            if (i < n)
+                unit_tokens(c, ub, 1, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
+        }
+        p = tail + 32 * fb;
+        _mm_prefetch(p + PREFETCH - 64, _MM_HINT_T0);
+        if (fb == 4) _mm_prefetch(p + PREFETCH - 128, _MM_HINT_T0);
+    }
+}
+
+/* One token of one tile. */
+INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, const cake_act *a,
+                       float *out) {
+    const uint32_t per_group = s->group / 32, groups = s->k / s->group;
+    const size_t block_bytes = (size_t)bits * 64, fb = cake_ftype_bytes(s->ftype);
+    const int8_t *q = a->q;
+    const float *scale = a->scale, *sum = ub == 2 ? a->sum64 : a->sum32;
+    __m512 acc = _mm512_setzero_ps();
+    for (uint32_t g = 0; g < groups; g++) {
+        const uint8_t *tail = p + per_group * block_bytes;
+        const __m512 sc = load_floats(tail, s->ftype), bi = load_floats(tail + 16 * fb, s->ftype);
+        for (uint32_t blk = 0; blk < per_group; blk += (uint32_t)ub) {
+            __m512 f = _mm512_setzero_ps();
+            for (int i = 0; i < ub; i++, p += block_bytes, q += 32, scale++) {
+                __m512i c[8], d = _mm512_setzero_si512();
+                for (int v = 0; v < bits; v++) _mm_prefetch(p + PREFETCH + v * 64, _MM_HINT_T0);
+                load_block(p, bits, c);
+                for (int j = 0; j < 8; j++) d = _mm512_dpbusd_epi32(d, c[j], bcast(q + j * 4));
+                __m512 df = _mm512_cvtepi32_ps(d), x = _mm512_set1_ps(*scale);
+                f = i == 0 ? _mm512_mul_ps(x, df) : _mm512_fmadd_ps(x, df, f);
+            }
+            acc = _mm512_fmadd_ps(sc, f, acc);
+            acc = _mm512_fmadd_ps(bi, _mm512_set1_ps(*sum++), acc);
+        }
+        p = tail + 32 * fb;
+        _mm_prefetch(p + PREFETCH - 64, _MM_HINT_T0);
+        if (fb == 4) _mm_prefetch(p + PREFETCH - 128, _MM_HINT_T0);
+    }
+    _mm512_store_ps(out, acc);
+}
+
+/* nt tokens over `len` columns (starting at a multiple of 4): part [nt][4][16] += w * x. w holds 16
+ * values of type t per column. */
+INLINE void f32_tokens(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
+                       int nt, float *part) {
+    const size_t step = 16 * cake_ftype_bytes(t);
+    __m512 acc[4][4];
+    for (int i = 0; i < nt; i++)
+        for (int u = 0; u < 4; u++) acc[i][u] = _mm512_load_ps(part + (i * 4 + u) * 16);
+    uint32_t k = 0;
+    for (; k + 4 <= len; k += 4, w += 4 * step) {
+        for (size_t b = 0; b < 4 * step; b += 64) _mm_prefetch(w + PREFETCH + b, _MM_HINT_T0);
+        for (int u = 0; u < 4; u++) {
+            __m512 wv = load_floats(w + u * step, t);
+            for (int i = 0; i < nt; i++)
+                acc[i][u] = _mm512_fmadd_ps(wv, _mm512_set1_ps(x[i * ldx + k + u]), acc[i][u]);
+        }
+    }
+    for (int u = 0; u < 3; u++) { /* the last k % 4 columns */
+        if (k + u >= len) break;
+        __m512 wv = load_floats(w + u * step, t);
+        for (int i = 0; i < nt; i++)
+            acc[i][u] = _mm512_fmadd_ps(wv, _mm512_set1_ps(x[i * ldx + k + u]), acc[i][u]);
+    }
+    for (int i = 0; i < nt; i++)
+        for (int u = 0; u < 4; u++) _mm512_store_ps(part + (i * 4 + u) * 16, acc[i][u]);
+}
+
+INLINE void f32_range(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
+                      uint32_t n, float *part) {
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4) f32_tokens(w, t, len, x + i * ldx, ldx, 4, part + i * 64);
+    for (; i < n; i++) f32_tokens(w, t, len, x + i * ldx, ldx, 1, part + i * 64);
+}
+
+static void f32_dense(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
+                      uint32_t n, float *part) {
+    switch (t) {
+    case CAKE_F32: f32_range(w, CAKE_F32, len, x, ldx, n, part); break;
+    case CAKE_F16: f32_range(w, CAKE_F16, len, x, ldx, n, part); break;
+    default: f32_range(w, CAKE_BF16, len, x, ldx, n, part); break;
+    }
+}
+
+/* Expand `blocks` whole blocks of one tile, from block h0 on, to f32 [column][16]. */
+INLINE void expand_blocks(const cake_wspec *s, int bits, const uint8_t *tile, uint32_t h0,
+                          uint32_t blocks, float *out) {
+    const uint32_t per_group = s->group / 32;
+    const size_t fb = cake_ftype_bytes(s->ftype), group_bytes = cake_group_bytes(s);
+    for (uint32_t h = h0; h < h0 + blocks; h++) {
+        const uint8_t *g = tile + h / per_group * group_bytes;
+        const uint8_t *tail = g + (size_t)per_group * bits * 64;
+        const __m512 sc = load_floats(tail, s->ftype), bi = load_floats(tail + 16 * fb, s->ftype);
+        __m512i c[8];
+        load_block(g + (size_t)(h % per_group) * bits * 64, bits, c);
+        for (int j = 0; j < 8; j++)
+            for (int t = 0; t < 4; t++, out += 16) {
+                __m512i code =
+                    _mm512_and_si512(_mm512_srli_epi32(c[j], 8 * t), _mm512_set1_epi32(255));
+                _mm512_store_ps(out,
+                                _mm512_add_ps(_mm512_mul_ps(sc, _mm512_cvtepi32_ps(code)), bi));
+            }
+    }
+}
+
+static void expand(const cake_wspec *s, const uint8_t *tile, uint32_t h0, uint32_t blocks,
+                   float *out) {
+    switch (s->bits) {
+    case 2: expand_blocks(s, 2, tile, h0, blocks, out); break;
+    case 3: expand_blocks(s, 3, tile, h0, blocks, out); break;
+    case 4: expand_blocks(s, 4, tile, h0, blocks, out); break;
+    case 5: expand_blocks(s, 5, tile, h0, blocks, out); break;
+    case 6: expand_blocks(s, 6, tile, h0, blocks, out); break;
+    default: expand_blocks(s, 8, tile, h0, blocks, out); break;
+    }
+}
+
+/* f32 mode, tokens [tok0, tok0 + n) of one tile: acc [n][4][16] becomes [n][16] in place. */
+static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, uint32_t tok0,
+                     uint32_t n, float *acc, float *panel) {
+    const float *x = a->x + (size_t)tok0 * a->ldx;
+    memset(acc, 0, (size_t)n * 64 * sizeof(float));
+    if (s->kind == CAKE_W_DENSE && n <= 4) {
+        f32_dense(p, s->ftype, s->k, x, a->ldx, n, acc);
+    } else {
+        const size_t fb = cake_ftype_bytes(s->ftype);
+        for (uint32_t k = 0; k < s->k; k += CAKE_MM_K_CHUNK) {
+            uint32_t len = s->k - k < CAKE_MM_K_CHUNK ? s->k - k : CAKE_MM_K_CHUNK;
+            if (s->kind == CAKE_W_AFFINE)
+                expand(s, p, k / 32, len / 32, panel);
+            else
+                for (uint32_t i = 0; i < len; i++)
+                    _mm512_store_ps(panel + i * 16,
+                                    load_floats(p + (size_t)(k + i) * 16 * fb, s->ftype));
+            f32_dense((const uint8_t *)panel, CAKE_F32, len, x + k, a->ldx, n, acc);
+        }
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const float *part = acc + (size_t)i * 64;
+        __m512 y01 = _mm512_add_ps(_mm512_load_ps(part), _mm512_load_ps(part + 16));
+        __m512 y23 = _mm512_add_ps(_mm512_load_ps(part + 32), _mm512_load_ps(part + 48));
+        _mm512_store_ps(acc + (size_t)i * 16, _mm512_add_ps(y01, y23));
+    }
+}
+
+/* int8 mode: one instance per (bits, unit). */
+#define TILE_FN(bits, ub)                                                                          \
+    static void tile_##bits##_##ub(const cake_wspec *s, const uint8_t *p, const cake_act *a,       \
+                                   uint32_t tok0, uint32_t n, float *acc) {                        \
+        if (a->n_tok == 1)                                                                         \
+            affine_one(s, bits, ub, p, a, acc);                                                    \
+        else                                                                                       \
+            affine_many(s, bits, ub, p, a, tok0, n, acc);                                          \
+    }
+#define TILE_FNS(bits) TILE_FN(bits, 1) TILE_FN(bits, 2)
+TILE_FNS(2)
+TILE_FNS(3)
+TILE_FNS(4) TILE_FNS(5) TILE_FNS(6) TILE_FNS(8)
+
+    typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
+                         float *);
+static tile_fn *const tile_fns[9][2] = {
+    [2] = {tile_2_1, tile_2_2}, [3] = {tile_3_1, tile_3_2}, [4] = {tile_4_1, tile_4_2},
+    [5] = {tile_5_1, tile_5_2}, [6] = {tile_6_1, tile_6_2}, [8] = {tile_8_1, tile_8_2},
+};
+
+static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y, size_t ldy,
+                   uint32_t tile_begin, uint32_t tile_end, void *scratch) {
+    const cake_wspec *s = &w->spec;
+    const size_t tile_bytes = cake_packed_tile_bytes(s);
+    const bool f32 = f32_mode || s->kind == CAKE_W_DENSE;
+    tile_fn *fn = f32 ? NULL : tile_fns[s->bits][s->group != 32];
+    float *acc = scratch, *panel = acc + CAKE_MM_ACC_FLOATS;
+    for (uint32_t tok0 = 0; tok0 < a->n_tok; tok0 += CAKE_MM_TOKENS) {
+        uint32_t n = a->n_tok - tok0 < CAKE_MM_TOKENS ? a->n_tok - tok0 : CAKE_MM_TOKENS;
+        for (uint32_t t = tile_begin; t < tile_end; t++) {
+            const uint8_t *p = (const uint8_t *)w->packed + t * tile_bytes;
+            if (f32)
+                tile_f32(s, p, a, tok0, n, acc, panel);
+            else
+                fn(s, p, a, tok0, n, acc);
+            uint32_t rows = s->n - t * 16 < 16 ? s->n - t * 16 : 16;
+            __mmask16 keep = (__mmask16)((1u << rows) - 1);
+            float *out = y + (size_t)tok0 * ldy + (size_t)t * 16;
+            for (uint32_t i = 0; i < n; i++)
+                _mm512_mask_storeu_ps(out + i * ldy, keep, _mm512_load_ps(acc + i * 16));
+        }
+    }
+}
+
+static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
+    const uint32_t blocks = (a->k + 31) / 32, nt = a->n_tok;
+    const __m512i abs = _mm512_set1_epi32(0x7fffffff);
+    for (uint32_t tok = tok_begin; tok < tok_end; tok++) {
+        const float *x = a->x + (size_t)tok * a->ldx;
+        for (uint32_t h = 0; h < blocks; h++, x += 32) {
+            uint32_t len = a->k - h * 32 < 32 ? a->k - h * 32 : 32;
+            uint32_t keep = len == 32 ? 0xffffffffu : (1u << len) - 1;
+            __m512 x0 = _mm512_maskz_loadu_ps((__mmask16)keep, x);
+            __m512 x1 = _mm512_maskz_loadu_ps((__mmask16)(keep >> 16), x + 16);
+            uint32_t top = _mm512_reduce_max_epu32(
+                _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(x0), abs),
+                                 _mm512_and_si512(_mm512_castps_si512(x1), abs)));
+            float scale = 0.0f;
+            int32_t sum = 0;
+            __m512i q0 = _mm512_setzero_si512(), q1 = q0;
+            if (top >= 0x7f800000) {
+                scale = cake_bits_f32(0x7fc00000);
+            } else if (top >= CAKE_ACT_TINY_BITS) {
+                float max = cake_bits_f32(top);
+                __m512 inv = _mm512_set1_ps(127.0f / max);
+                scale = max / 127.0f;
+                q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inv));
+                q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inv));
+                sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+            }
+            int8_t *q = a->q + ((size_t)(h / 2) * nt + tok) * 64 + h % 2 * 32;
+            _mm_storeu_si128((__m128i *)(void *)q, _mm512_cvtepi32_epi8(q0));
+            _mm_storeu_si128((__m128i *)(void *)(q + 16), _mm512_cvtepi32_epi8(q1));
+            float s32 = scale * (float)sum, *s64 = &a->sum64[(size_t)(h / 2) * nt + tok];
+            a->scale[(size_t)h * nt + tok] = scale;
+            a->sum32[(size_t)h * nt + tok] = s32;
+            *s64 = h % 2 ? *s64 + s32 : s32;
+        }
+    }
+}
+
+const cake_matmul_ops cake_matmul_avx512 = {act_quantize, matmul};
+#endif

@@ -1,0 +1,323 @@
+/* Speed of the packed matmul family beside the machine's own limits, one JSON line per case.
+ *
+ *   bench_matmul [-f FORMAT] [-i ISA] [-n N] [-t THREADS] [-r ROUNDS]     (each a filter; default:
+ * everything)
+ *
+ * n=1 is compared with the read bandwidth of the same number of threads over the same weights on 2
+ * MiB pages; larger n with the integer-dot (or, for dense weights, f32 fma) peak of the same
+ * instruction set. Limit and value are measured alternately and the best of each is taken, because
+ * other work on a shared machine only ever slows one down. Weights are 4096 x 4096 and cold: copies
+ * larger than any cache are visited in turn. Activations are quantized outside the timed part
+ * (several matmuls share them). */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "common/mem.h"
+#include "common/pool.h"
+#include "kernels/matmul.h"
+
+enum { N = 4096, K = 4096, CHUNK_TILES = 8, POOL_BYTES = 384 << 20, MAX_TOK = 512 };
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- limits ---- */
+
+static uint8_t *weights;
+static volatile uint64_t sink;
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) static uint64_t read_512(const uint8_t *p, size_t bytes) {
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    for (size_t i = 0; i < bytes; i += 256) {
+        for (int j = 0; j < 4; j++) _mm_prefetch(p + i + 4096 + 64 * j, _MM_HINT_T0);
+        a = _mm512_or_si512(a, _mm512_load_si512(p + i));
+        b = _mm512_or_si512(b, _mm512_load_si512(p + i + 64));
+        c = _mm512_or_si512(c, _mm512_load_si512(p + i + 128));
+        d = _mm512_or_si512(d, _mm512_load_si512(p + i + 192));
+    }
+    return (uint64_t)_mm512_reduce_or_epi64(
+        _mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)));
+}
+__attribute__((target("avx2"))) static uint64_t read_256(const uint8_t *p, size_t bytes) {
+    __m256i a = _mm256_setzero_si256(), b = a;
+    for (size_t i = 0; i < bytes; i += 64) {
+        _mm_prefetch(p + i + 4096, _MM_HINT_T0);
+        a = _mm256_or_si256(a, _mm256_load_si256((const __m256i *)(const void *)(p + i)));
+        b = _mm256_or_si256(b, _mm256_load_si256((const __m256i *)(const void *)(p + i + 32)));
+    }
+    a = _mm256_or_si256(a, b);
+    return (uint64_t)_mm256_extract_epi64(a, 0) | (uint64_t)_mm256_extract_epi64(a, 3);
+}
+#endif
+static uint64_t read_64(const uint8_t *p, size_t bytes) {
+    uint64_t a = 0, v;
+    for (size_t i = 0; i < bytes; i += 8) memcpy(&v, p + i, 8), a |= v;
+    return a;
+}
+
+static void read_chunk(void *arg, size_t chunk, unsigned thread) {
+    (void)arg, (void)thread;
+    const uint8_t *p = weights + (chunk << 20);
+#if defined(__x86_64__)
+    if (cake_cpu_has(CAKE_ISA_AVX512)) {
+        sink |= read_512(p, 1 << 20);
+        return;
+    }
+    if (cake_cpu_has(CAKE_ISA_AVX2)) {
+        sink |= read_256(p, 1 << 20);
+        return;
+    }
+#endif
+    sink |= read_64(p, 1 << 20);
+}
+
+enum { PEAK_ROUNDS = 1 << 16, PEAK_CHAINS = 12 };
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f,avx512vnni"))) static double peak_dot_512(void) {
+    __m512i a[PEAK_CHAINS], x = _mm512_set1_epi8(3);
+    for (int i = 0; i < PEAK_CHAINS; i++) a[i] = _mm512_set1_epi32(i);
+    for (int r = 0; r < PEAK_ROUNDS; r++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < PEAK_CHAINS; i++) a[i] = _mm512_dpbusd_epi32(a[i], x, x);
+        __asm__ volatile("" : "+v"(x));
+    }
+    for (int i = 1; i < PEAK_CHAINS; i++) a[0] = _mm512_add_epi32(a[0], a[i]);
+    sink |= (uint64_t)_mm512_reduce_add_epi32(a[0]);
+    return 128.0 * PEAK_ROUNDS * PEAK_CHAINS;
+}
+__attribute__((target("avx512f"))) static double peak_fma_512(void) {
+    __m512 a[PEAK_CHAINS], x = _mm512_set1_ps(0.5f);
+    for (int i = 0; i < PEAK_CHAINS; i++) a[i] = _mm512_set1_ps((float)i);
+    for (int r = 0; r < PEAK_ROUNDS; r++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < PEAK_CHAINS; i++) a[i] = _mm512_fmadd_ps(a[i], x, x);
+        __asm__ volatile("" : "+v"(x));
+    }
+    for (int i = 1; i < PEAK_CHAINS; i++) a[0] = _mm512_add_ps(a[0], a[i]);
+    sink |= (uint64_t)_mm512_reduce_add_ps(a[0]);
+    return 32.0 * PEAK_ROUNDS * PEAK_CHAINS;
+}
+/* Without VNNI a dot step is maddubs, madd with ones, add. */
+__attribute__((target("avx2"))) static double peak_dot_256(void) {
+    __m256i a[PEAK_CHAINS], x = _mm256_set1_epi8(3), one = _mm256_set1_epi16(1);
+    for (int i = 0; i < PEAK_CHAINS; i++) a[i] = _mm256_set1_epi32(i);
+    for (int r = 0; r < PEAK_ROUNDS; r++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < PEAK_CHAINS; i++) {
+            __m256i m = _mm256_maddubs_epi16(x, x);
+            __asm__ volatile("" : "+x"(m)); /* the same product every time: keep it */
+            a[i] = _mm256_add_epi32(a[i], _mm256_madd_epi16(m, one));
+        }
+    }
+    for (int i = 1; i < PEAK_CHAINS; i++) a[0] = _mm256_add_epi32(a[0], a[i]);
+    sink |= (uint64_t)_mm256_extract_epi64(a[0], 0);
+    return 64.0 * PEAK_ROUNDS * PEAK_CHAINS;
+}
+__attribute__((target("avx2,fma"))) static double peak_fma_256(void) {
+    __m256 a[PEAK_CHAINS], x = _mm256_set1_ps(0.5f);
+    for (int i = 0; i < PEAK_CHAINS; i++) a[i] = _mm256_set1_ps((float)i);
+    for (int r = 0; r < PEAK_ROUNDS; r++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < PEAK_CHAINS; i++) a[i] = _mm256_fmadd_ps(a[i], x, x);
+        __asm__ volatile("" : "+x"(x));
+    }
+    for (int i = 1; i < PEAK_CHAINS; i++) a[0] = _mm256_add_ps(a[0], a[i]);
+    sink |= (uint64_t)_mm256_cvtss_f32(a[0]);
+    return 16.0 * PEAK_ROUNDS * PEAK_CHAINS;
+}
+#endif
+
+/* Operations of one peak chunk of this ISA; 0 where none is defined. */
+static double peak_ops(cake_isa isa, bool dense) {
+#if defined(__x86_64__)
+    if (isa == CAKE_ISA_AVX512) return dense ? peak_fma_512() : peak_dot_512();
+    if (isa == CAKE_ISA_AVX2) return dense ? peak_fma_256() : peak_dot_256();
+#endif
+    (void)isa, (void)dense;
+    return 0;
+}
+
+typedef struct {
+    cake_isa isa;
+    bool dense;
+    double ops[64];
+} peak_arg;
+
+static void peak_chunk(void *arg, size_t chunk, unsigned thread) {
+    (void)chunk;
+    peak_arg *p = arg;
+    p->ops[thread] += peak_ops(p->isa, p->dense);
+}
+
+static double measure_bandwidth(cake_pool *pool) {
+    double t = now();
+    cake_pool_run(pool, POOL_BYTES >> 20, read_chunk, NULL);
+    return POOL_BYTES / (now() - t) / 1e9;
+}
+
+static double measure_peak(cake_pool *pool, cake_isa isa, bool dense) {
+    peak_arg p = {.isa = isa, .dense = dense};
+    double t = now(), ops = 0;
+    cake_pool_run(pool, 64, peak_chunk, &p);
+    t = now() - t;
+    for (int i = 0; i < 64; i++) ops += p.ops[i];
+    return ops / t / 1e9;
+}
+
+/* ---- the cases ---- */
+
+typedef struct {
+    const cake_matmul_ops *ops;
+    cake_mat mat; /* packed of copy 0 */
+    size_t bytes;
+    const cake_act *act;
+    float *y;
+    char *scratch;
+} job;
+
+static void mm_chunk(void *arg, size_t chunk, unsigned thread) {
+    const job *j = arg;
+    const size_t per = cake_tiles(&j->mat.spec) / CHUNK_TILES;
+    cake_mat m = j->mat;
+    m.packed = weights + chunk / per * j->bytes;
+    uint32_t t = (uint32_t)(chunk % per) * CHUNK_TILES;
+    j->ops->matmul(&m, j->act, false, j->y, N, t, t + CHUNK_TILES,
+                   j->scratch + thread * cake_matmul_scratch_bytes());
+}
+
+static uint64_t rng = 88172645463325252ull;
+static uint64_t next_random(void) {
+    rng ^= rng << 13, rng ^= rng >> 7, rng ^= rng << 17;
+    return rng;
+}
+
+/* Random codes; scales and biases of modest size. Built by the real import from random stored
+ * bytes. */
+static void fill_weights(const cake_wspec *s) {
+    size_t bytes = cake_packed_bytes(s), rows = s->n;
+    size_t wb = cake_stored_row_bytes(s) * rows, sb = cake_stored_scale_row_bytes(s) * rows;
+    uint8_t *w = cake_malloc(wb + 2 * sb + 8), *sc = w + wb;
+    for (size_t i = 0; i + 8 <= wb; i += 8) {
+        uint64_t v = next_random();
+        if (s->kind == CAKE_W_DENSE) /* exponents near 1 in every type */
+            v = s->ftype == CAKE_F16    ? (v & 0x83ff83ff83ff83ff) | 0x2c002c002c002c00
+                : s->ftype == CAKE_BF16 ? (v & 0x807f807f807f807f) | 0x3d003d003d003d00
+                                        : (v & 0x807fffff807fffff) | 0x3d0000003d000000;
+        memcpy(w + i, &v, 8);
+    }
+    for (size_t i = 0; i + 8 <= 2 * sb; i += 8) {
+        uint64_t v = next_random();
+        v = s->ftype == CAKE_F16    ? (v & 0x83ff83ff83ff83ff) | 0x2400240024002400
+            : s->ftype == CAKE_BF16 ? (v & 0x807f807f807f807f) | 0x3c003c003c003c00
+                                    : (v & 0x807fffff807fffff) | 0x3c0000003c000000;
+        memcpy(sc + i, &v, 8);
+    }
+    cake_wstored st = {w, sc, sc + sb};
+    cake_pack_tiles(s, &st, weights, 0, cake_tiles(s));
+    for (size_t c = 1; (c + 1) * bytes <= POOL_BYTES; c++)
+        memcpy(weights + c * bytes, weights, bytes);
+    free(w);
+}
+
+static const struct {
+    const char *name;
+    cake_wspec spec;
+    double bar8, bar512;
+} formats[] = {
+    {"affine4g64", {CAKE_W_AFFINE, CAKE_F16, 4, 64, N, K}, 0.55, 0.75},
+    {"affine8g64", {CAKE_W_AFFINE, CAKE_BF16, 8, 64, N, K}, 0, 0.75},
+    {"affine2g64", {CAKE_W_AFFINE, CAKE_BF16, 2, 64, N, K}, 0, 0.65},
+    {"affine3g64", {CAKE_W_AFFINE, CAKE_BF16, 3, 64, N, K}, 0, 0.65},
+    {"affine5g64", {CAKE_W_AFFINE, CAKE_BF16, 5, 64, N, K}, 0, 0.65},
+    {"affine6g64", {CAKE_W_AFFINE, CAKE_BF16, 6, 64, N, K}, 0, 0.65},
+    {"affine4g32", {CAKE_W_AFFINE, CAKE_BF16, 4, 32, N, K}, 0.55, 0.65},
+    {"affine4g128", {CAKE_W_AFFINE, CAKE_BF16, 4, 128, N, K}, 0.55, 0.75},
+    {"f16", {CAKE_W_DENSE, CAKE_F16, 0, 0, N, K}, 0, 0},
+    {"bf16", {CAKE_W_DENSE, CAKE_BF16, 0, 0, N, K}, 0, 0},
+    {"f32", {CAKE_W_DENSE, CAKE_F32, 0, 0, N, K}, 0, 0},
+};
+
+int main(int argc, char **argv) {
+    const char *want_format = NULL, *want_isa = NULL;
+    unsigned want_n = 0, want_threads = 0;
+    int rounds = 5;
+    for (int c; (c = getopt(argc, argv, "f:i:n:t:r:")) != -1;) switch (c) {
+        case 'f': want_format = optarg; break;
+        case 'i': want_isa = optarg; break;
+        case 'n': want_n = (unsigned)atoi(optarg); break;
+        case 't': want_threads = (unsigned)atoi(optarg); break;
+        case 'r': rounds = atoi(optarg); break;
+        default: return 2;
+        }
+    weights = cake_pages_alloc(POOL_BYTES + 8192);
+    float *x = cake_malloc((size_t)MAX_TOK * K * sizeof *x);
+    float *y = cake_malloc((size_t)MAX_TOK * N * sizeof *y);
+    for (size_t i = 0; i < (size_t)MAX_TOK * K; i++)
+        x[i] = (float)((double)(next_random() >> 11) * 0x1p-52 - 1.0);
+    size_t act_bytes = cake_act_bytes(K, MAX_TOK), sb = cake_matmul_scratch_bytes();
+    void *act_mem = cake_pages_alloc(act_bytes);
+    char *scratch = cake_pages_alloc(2 * sb);
+    static const unsigned ns[] = {1, 8, 512};
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++) {
+        if (want_format && strcmp(want_format, formats[f].name) != 0) continue;
+        const cake_wspec *s = &formats[f].spec;
+        bool dense = s->kind == CAKE_W_DENSE;
+        fill_weights(s);
+        for (int isa = CAKE_ISA_COUNT - 1; isa > 0; isa--) {
+            const cake_matmul_ops *ops = cake_matmul_for((cake_isa)isa);
+            if (!ops || (want_isa && strcmp(want_isa, cake_isa_name((cake_isa)isa)) != 0)) continue;
+            for (int ni = 0; ni < 3; ni++)
+                for (unsigned threads = 1; threads <= 2; threads++) {
+                    unsigned n = ns[ni];
+                    if ((want_n && n != want_n) || (want_threads && threads != want_threads))
+                        continue;
+                    cake_pool *pool = cake_pool_new(threads, 200);
+                    cake_act act;
+                    cake_act_init(&act, act_mem, x, K, K, n);
+                    ops->act_quantize(&act, 0, n);
+                    size_t bytes = cake_packed_bytes(s), copies = POOL_BYTES / bytes;
+                    size_t use = n == 512 ? 1 : n == 8 ? (copies + 3) / 4 : copies;
+                    job j = {ops, {*s, weights}, bytes, &act, y, scratch};
+                    double value = 0, limit = 0;
+                    for (int r = 0; r < rounds; r++) {
+                        double l = n == 1 ? measure_bandwidth(pool)
+                                          : measure_peak(pool, (cake_isa)isa, dense);
+                        double t = now();
+                        cake_pool_run(pool, use * (N / 16 / CHUNK_TILES), mm_chunk, &j);
+                        t = now() - t;
+                        double v = n == 1 ? (double)(bytes * use) / t / 1e9
+                                          : 2.0 * n * N * K * (double)use / t / 1e9;
+                        value = v > value ? v : value;
+                        limit = l > limit ? l : limit;
+                    }
+                    double bar = n == 1 ? 0.95 : n == 8 ? formats[f].bar8 : formats[f].bar512;
+                    if (isa != (int)cake_cpu_isa()) bar = 0; /* compared between ISAs instead */
+                    printf("{\"bench\":\"matmul\",\"format\":\"%s\",\"isa\":\"%s\",\"n\":%u,"
+                           "\"threads\":%u,\"value\":%.2f,\"unit\":\"%s\",\"limit\":%.2f,"
+                           "\"ratio\":%.3f,\"bar\":%.2f}\n",
+                           formats[f].name, cake_isa_name((cake_isa)isa), n, threads, value,
+                           n == 1 ? "GB/s" : "GOPS", limit, limit > 0 ? value / limit : 0, bar);
+                    fflush(stdout);
+                    cake_pool_free(pool);
+                }
+        }
+    }
+    free(x), free(y);
+    cake_pages_free(scratch, 2 * sb);
+    cake_pages_free(act_mem, act_bytes);
+    cake_pages_free(weights, POOL_BYTES + 8192);
+    return 0;
+}
