@@ -48,9 +48,9 @@ void cake_net_stats_get(cake_net *n, cake_net_stats *out);
 
 /* ---- server ---- */
 
-/* Bind. address: "HOST:PORT" (port 0: any free one; host empty, "*" or "0.0.0.0": all IPv4; "[::]":
- * all, both families) or "inproc://NAME" (no encryption, never leaves the process; every client is
- * master). CAKE_EUNAVAIL when the port is in use or the host is not this machine's. */
+/* Bind. address: "HOST:PORT" (port 0: any free one; host empty or "*": every
+ * address of both families) or "inproc://NAME" (no encryption, never leaves the process; every
+ * client is master). CAKE_EUNAVAIL when the port is in use or the host is not this machine's. */
 cake_status cake_server_open(cake_server **out, cake_net *n, const char *address, cake_error *err);
 void cake_server_close(cake_server *s);
 /* What was bound, with the real port: "0.0.0.0:41234". */
