@@ -46,17 +46,18 @@ enum {
 };
 
 /* Append the ids of text[0..len) to *out. NUL bytes are text. Bytes that are not UTF-8 count as
- * U+FFFD, one per maximal ill-formed part (as Rust's and Python's lossy decoding do). On failure *out
- * may have grown. CAKE_ENOMEM; CAKE_EFORMAT when a pattern of the tokenizer exceeds its match limit
- * on this text; CAKE_ENOSPACE above 1 GiB of text. */
-cake_status cake_tokenizer_encode(const cake_tokenizer *t, const char *text, size_t len, unsigned flags,
-                                  cake_ids *out, cake_error *err);
+ * U+FFFD, one per maximal ill-formed part (as Rust's and Python's lossy decoding do). On failure
+ * *out may have grown. CAKE_ENOMEM; CAKE_EFORMAT when a pattern of the tokenizer exceeds its match
+ * limit on this text; CAKE_ENOSPACE above 1 GiB of text. */
+cake_status cake_tokenizer_encode(const cake_tokenizer *t, const char *text, size_t len,
+                                  unsigned flags, cake_ids *out, cake_error *err);
 
 /* One more than the largest id. The model's embedding may have more rows (padding). */
 uint32_t cake_tokenizer_vocab_size(const cake_tokenizer *t);
 
-/* The bytes that a token adds to a text in the middle of it, which need not be whole UTF-8 characters
- * (NULL and *len 0 for an id that names no token). Borrowed from t. Special tokens: their content. */
+/* The bytes that a token adds to a text in the middle of it, which need not be whole UTF-8
+ * characters (NULL and *len 0 for an id that names no token). Borrowed from t. Special tokens:
+ * their content. */
 const uint8_t *cake_tokenizer_token_bytes(const cake_tokenizer *t, uint32_t id, size_t *len);
 /* True for a special token (left out of decoded text when asked so). False for an unknown id. */
 bool cake_tokenizer_is_special(const cake_tokenizer *t, uint32_t id);
@@ -72,15 +73,15 @@ int64_t cake_tokenizer_eos(const cake_tokenizer *t);
 /* How many ids CAKE_TOK_ADD_SPECIAL puts before and after a text (e.g. 1 and 0). */
 void cake_tokenizer_n_special(const cake_tokenizer *t, size_t *n_before, size_t *n_after);
 
-/* Decode n ids at once into a fresh NUL-terminated string of *len bytes (caller frees); always whole
- * UTF-8. Ids that name no token are skipped, as the reference does. CAKE_ENOMEM. */
+/* Decode n ids at once into a fresh NUL-terminated string of *len bytes (caller frees); always
+ * whole UTF-8. Ids that name no token are skipped, as the reference does. CAKE_ENOMEM. */
 cake_status cake_tokenizer_decode(const cake_tokenizer *t, const uint32_t *ids, size_t n,
                                   bool skip_special, char **text, size_t *len, cake_error *err);
 
 /* Incremental decoding: push ids one by one and get the text that is certain so far. The pieces
- * together with that of cake_detok_flush equal cake_tokenizer_decode of all the ids at once, and each
- * is whole UTF-8: bytes of an unfinished character are held back (as is a run of byte-fallback tokens
- * until it ends, since the reference replaces a run that is not UTF-8 as a whole). */
+ * together with that of cake_detok_flush equal cake_tokenizer_decode of all the ids at once, and
+ * each is whole UTF-8: bytes of an unfinished character are held back (as is a run of byte-fallback
+ * tokens until it ends, since the reference replaces a run that is not UTF-8 as a whole). */
 typedef struct cake_detok cake_detok;
 /* t must outlive it. skip_special: special tokens give no text. Exits when memory is out. */
 cake_detok *cake_detok_new(const cake_tokenizer *t, bool skip_special);
