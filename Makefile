@@ -67,7 +67,7 @@ $(B)/.flags: FORCE
 FORCE:
 
 test: check-deps all $(UNIT) $(TOOLS)                   ## every test that needs no GPU and no outside network
-	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT) $(wildcard tests/integration/*.sh)
+	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT) $(filter-out %/lib.sh,$(wildcard tests/integration/*.sh))
 unit: $(UNIT)                                           ## unit tests only
 	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT)
 bench: $(BENCH)                                         ## kernel micro-benchmarks, JSON lines
@@ -91,7 +91,11 @@ lint:                                                   ## clang-tidy, one proce
 format:                                                 ## clang-format every source in place
 	clang-format -i $(wildcard */*.[ch] */*/*.[ch] */*/*/*.[ch])
 install: all                                            ## PREFIX=, DESTDIR=
-	PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) sh deploy/install.sh
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) sh deploy/install.sh
+uninstall:                                              ## remove what install put there
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) sh deploy/install.sh uninstall
+demo:                                                   ## two workers and a master on this machine tell a story
+	@sh deploy/demo.sh
 clean:
 	rm -rf build
 help:
