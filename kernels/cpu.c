@@ -6,10 +6,20 @@
 #include <string.h>
 #if defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 #if defined(__AVX__)
 #error "kernels/cpu.c must be built at the baseline ISA, or it will crash on older CPUs"
+#endif
+
+#if defined(__x86_64__)
+/* clang 14 has no "f16c" in __builtin_cpu_supports(). The registers are AVX's, which is asked for too. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
 #endif
 
 bool cake_cpu_has(cake_isa isa) {
@@ -18,8 +28,7 @@ bool cake_cpu_has(cake_isa isa) {
 #if defined(__x86_64__)
     /* __builtin_cpu_supports() also checks that the OS saves the wide registers. */
     case CAKE_ISA_AVX2:
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports("f16c");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     case CAKE_ISA_AVX512:
         return cake_cpu_has(CAKE_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&

@@ -128,9 +128,11 @@ static int reduce_quarter(double x, double *r, double *lo) {
         fma(n, -0x1.921fb54442d18p0, x); /* exact: both are multiples of 2^-52, the result small */
     double t = n * 0x1.1a62633145c07p-54;
     double e = fma(n, 0x1.1a62633145c07p-54, -t);
-    double b = a - t;
-    *lo = ((a - b) - t) - e;
-    *r = b;
+    double b = a - t, u = b - a; /* Knuth's sum of a and -t: exact whichever is larger */
+    double c = ((a - (b - u)) - (t + u)) - e;
+    c = fma(n, 0x1.f1976b7ed8fbcp-110, c);
+    *r = b + c; /* b may be as small as c where x is near a multiple of pi/2 */
+    *lo = (b - *r) + c;
     return (int)((int64_t)n & 3);
 }
 

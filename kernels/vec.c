@@ -74,9 +74,3 @@ void cake_f32_to_bf16(uint16_t *y, const float *x, size_t n) {
 void cake_bf16_to_f32(float *y, const uint16_t *x, size_t n) {
     kern()->bf16_to_f32(y, x, n);
 }
-void cake_q8_encode(void *y, const float *x, size_t n) {
-    kern()->q8_encode(y, x, n);
-}
-void cake_q8_decode(float *y, const void *x, size_t n) {
-    kern()->q8_decode(y, x, n);
-}

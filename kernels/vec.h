@@ -50,18 +50,6 @@ void cake_f16_to_f32(float *y, const uint16_t *x, size_t n);
 void cake_f32_to_bf16(uint16_t *y, const float *x, size_t n);
 void cake_bf16_to_f32(float *y, const uint16_t *x, size_t n);
 
-/* The q8 wire form: blocks of 32 values, each an f32 scale (little-endian) then 32 int8. The last
- * block is padded with zeros. scale = max|x| / 127, q = round_to_even(x * (127 / max|x|)), value =
- * q * scale A block whose max|x| is below 2^-100 encodes as zeros. A block holding an infinity or a
- * NaN decodes to 32 NaNs, so that damage shows instead of spreading as plausible numbers. */
-enum { CAKE_Q8_BLOCK = 32, CAKE_Q8_BLOCK_BYTES = 36 };
-static inline size_t cake_q8_bytes(size_t n) {
-    return (n / CAKE_Q8_BLOCK + (n % CAKE_Q8_BLOCK != 0)) * CAKE_Q8_BLOCK_BYTES;
-}
-void cake_q8_encode(void *y, const float *x, size_t n); /* writes cake_q8_bytes(n) */
-void cake_q8_decode(float *y, const void *x,
-                    size_t n); /* reads cake_q8_bytes(n); any bytes are safe */
-
 /* One table per ISA, for tests and benchmarks that compare them in one process. */
 typedef struct {
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
@@ -81,8 +69,6 @@ typedef struct {
     void (*f16_to_f32)(float *y, const uint16_t *x, size_t n);
     void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);
     void (*bf16_to_f32)(float *y, const uint16_t *x, size_t n);
-    void (*q8_encode)(void *y, const float *x, size_t n);
-    void (*q8_decode)(float *y, const void *x, size_t n);
     void (*rope)(float *x, uint32_t n_heads, uint32_t head_dim, uint32_t rot_dims, const float *cos,
                  const float *sin);
 } cake_vec_kern;

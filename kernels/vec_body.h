@@ -169,60 +169,6 @@ static void k_bf16_to_f32(float *y, const uint16_t *x, size_t n) {
     for (; i < n; i++) y[i] = cake_f32_from_bits((uint32_t)x[i] << 16);
 }
 
-LANES_FN void q8_block(uint8_t *y, v16 a, v16 b) {
-    int8_t q[32];
-    v16 zero = v_zero();
-    float amax = v_hmax(v_max(v_abs(a), v_max(v_abs(b), zero)));
-    float scale = amax / 127.0f;
-    if (v_eq_mask(a, a) != 0xffff || v_eq_mask(b, b) != 0xffff || !(amax <= FLT_MAX)) {
-        scale = cake_f32_from_bits(0x7fc00000u);
-        memset(q, 1, sizeof q);
-    } else if (amax < 0x1p-100f) {
-        scale = 0.0f;
-        memset(q, 0, sizeof q);
-    } else {
-        v16 inv = v_set1(127.0f / amax);
-        v_store_i8(q, v_mul(a, inv));
-        v_store_i8(q + 16, v_mul(b, inv));
-    }
-    uint32_t u = cake_f32_bits(scale);
-    for (int i = 0; i < 4; i++) y[i] = (uint8_t)(u >> 8 * i);
-    memcpy(y + 4, q, sizeof q);
-}
-
-static void k_q8_encode(void *y, const float *x, size_t n) {
-    uint8_t *p = y;
-    size_t i = 0;
-    for (; i + 32 <= n; i += 32, p += CAKE_Q8_BLOCK_BYTES)
-        q8_block(p, v_load(x + i), v_load(x + i + 16));
-    if (i < n) {
-        float t[32] = {0};
-        memcpy(t, x + i, (n - i) * sizeof *t);
-        q8_block(p, v_load(t), v_load(t + 16));
-    }
-}
-
-static void k_q8_decode(float *y, const void *x, size_t n) {
-    const uint8_t *p = x;
-    for (size_t i = 0; i < n; i += 32, p += CAKE_Q8_BLOCK_BYTES) {
-        int8_t q[32];
-        uint32_t u =
-            (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-        v16 scale = v_set1(cake_f32_from_bits(u));
-        memcpy(q, p + 4, sizeof q);
-        v16 a = v_mul(v_load_i8(q), scale), b = v_mul(v_load_i8(q + 16), scale);
-        if (n - i >= 32) {
-            v_store(y + i, a);
-            v_store(y + i + 16, b);
-        } else {
-            float t[32];
-            v_store(t, a);
-            v_store(t + 16, b);
-            memcpy(y + i, t, (n - i) * sizeof *t);
-        }
-    }
-}
-
 static void k_rope(float *x, uint32_t n_heads, uint32_t head_dim, uint32_t rot_dims,
                    const float *cos, const float *sin) {
     size_t h = rot_dims / 2;
@@ -242,13 +188,11 @@ static void k_rope(float *x, uint32_t n_heads, uint32_t head_dim, uint32_t rot_d
     }
 }
 
-/* clang-format off */
 #define VEC_TABLE                                                                                  \
     {                                                                                              \
         .rmsnorm = k_rmsnorm, .add = k_add, .axpy = k_axpy, .scale = k_scale, .swiglu = k_swiglu,  \
         .geglu = k_geglu, .sigmoid_mul = k_sigmoid_mul, .silu = k_silu, .dot = k_dot,              \
         .max = k_max, .softmax = k_softmax, .argmax = k_argmax, .exp = k_exp,                      \
         .f32_to_f16 = k_f32_to_f16, .f16_to_f32 = k_f16_to_f32, .f32_to_bf16 = k_f32_to_bf16,      \
-        .bf16_to_f32 = k_bf16_to_f32, .q8_encode = k_q8_encode, .q8_decode = k_q8_decode,          \
-        .rope = k_rope,                                                                            \
+        .bf16_to_f32 = k_bf16_to_f32, .rope = k_rope                                               \
     }

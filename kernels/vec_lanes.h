@@ -45,7 +45,6 @@ LANES_FN float f32_from_f16(uint16_t h) {
     return cake_f32_from_bits(sign | ((a << 13) + 0x38000000u));
 }
 
-/* clang-format off: a table of operations, one to a line */
 #if defined(CAKE_LANES_AVX512)
 
 typedef __m512 v16;
@@ -131,9 +130,6 @@ LANES_FN v16 v_keep(v16 a, int lo, int hi, float fill) {
 LANES_FN unsigned v_eq_mask(v16 a, v16 x) {
     return _mm512_cmp_ps_mask(a, x, _CMP_EQ_OQ);
 }
-LANES_FN v16 v_abs(v16 a) {
-    return _mm512_abs_ps(a);
-}
 LANES_FN void v_store_bf16(uint16_t *p, v16 a) {
     __m512i u = _mm512_castps_si512(a);
     __m512i lsb = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
@@ -145,14 +141,6 @@ LANES_FN void v_store_bf16(uint16_t *p, v16 a) {
 LANES_FN v16 v_load_bf16(const uint16_t *p) {
     __m512i u = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
-}
-/* |a| <= 127 in every lane */
-LANES_FN void v_store_i8(int8_t *p, v16 a) {
-    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
-}
-LANES_FN v16 v_load_i8(const int8_t *p) {
-    return _mm512_cvtepi32_ps(
-        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
 
 #elif defined(CAKE_LANES_AVX2)
@@ -256,10 +244,6 @@ LANES_FN unsigned v_eq_mask(v16 x, v16 y) {
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ)) |
            (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ)) << 8;
 }
-LANES_FN v16 v_abs(v16 x) {
-    __m256 s = _mm256_set1_ps(-0.0f);
-    return V2(_mm256_andnot_ps(s, x.a), _mm256_andnot_ps(s, x.b));
-}
 LANES_FN __m256i bf16_round8(__m256 x) { /* the result in the low half of each 32-bit lane */
     __m256i u = _mm256_castps_si256(x);
     __m256i lsb = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
@@ -277,17 +261,6 @@ LANES_FN v16 v_load_bf16(const uint16_t *p) {
     __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + 8)));
     return V2(_mm256_castsi256_ps(_mm256_slli_epi32(u, 16)),
               _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)));
-}
-LANES_FN void v_store_i8(int8_t *p, v16 x) {
-    __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
-    w = _mm256_permute4x64_epi64(w, 0xd8);
-    _mm_storeu_si128((__m128i *)(void *)p,
-                     _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
-}
-LANES_FN v16 v_load_i8(const int8_t *p) {
-    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)p);
-    return V2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
-              _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(b, 8))));
 }
 
 #elif defined(CAKE_LANES_NEON)
@@ -406,9 +379,6 @@ LANES_FN unsigned eq4(float32x4_t x, float32x4_t y) {
 LANES_FN unsigned v_eq_mask(v16 x, v16 y) {
     return eq4(x.a, y.a) | eq4(x.b, y.b) << 4 | eq4(x.c, y.c) << 8 | eq4(x.d, y.d) << 12;
 }
-LANES_FN v16 v_abs(v16 x) {
-    return V4(vabsq_f32(x.a), vabsq_f32(x.b), vabsq_f32(x.c), vabsq_f32(x.d));
-}
 LANES_FN uint16x4_t bf16_round4(float32x4_t x) {
     uint32x4_t u = vreinterpretq_u32_f32(x);
     uint32x4_t lsb = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
@@ -428,18 +398,6 @@ LANES_FN float32x4_t bf16_wide4(uint16x4_t h) {
 LANES_FN v16 v_load_bf16(const uint16_t *p) {
     return V4(bf16_wide4(vld1_u16(p)), bf16_wide4(vld1_u16(p + 4)), bf16_wide4(vld1_u16(p + 8)),
               bf16_wide4(vld1_u16(p + 12)));
-}
-LANES_FN void v_store_i8(int8_t *p, v16 x) {
-    int16x8_t l = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.a)), vmovn_s32(vcvtnq_s32_f32(x.b)));
-    int16x8_t h = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.c)), vmovn_s32(vcvtnq_s32_f32(x.d)));
-    vst1q_s8(p, vcombine_s8(vmovn_s16(l), vmovn_s16(h)));
-}
-LANES_FN v16 v_load_i8(const int8_t *p) {
-    int8x16_t b = vld1q_s8(p);
-    int16x8_t l = vmovl_s8(vget_low_s8(b)), h = vmovl_s8(vget_high_s8(b));
-    return V4(vcvtq_f32_s32(vmovl_s16(vget_low_s16(l))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(l))),
-              vcvtq_f32_s32(vmovl_s16(vget_low_s16(h))),
-              vcvtq_f32_s32(vmovl_s16(vget_high_s16(h))));
 }
 
 #else /* scalar: the reference, written to be read */
@@ -517,9 +475,6 @@ LANES_FN unsigned v_eq_mask(v16 a, v16 x) {
     for (int i = 0; i < 16; i++) m |= (unsigned)(a.f[i] == x.f[i]) << i;
     return m;
 }
-LANES_FN v16 v_abs(v16 a) {
-    EACH(cake_f32_from_bits(cake_f32_bits(a.f[i]) & 0x7fffffffu));
-}
 LANES_FN void v_store_bf16(uint16_t *p, v16 a) {
     for (int i = 0; i < 16; i++) {
         uint32_t u = cake_f32_bits(a.f[i]);
@@ -532,15 +487,7 @@ LANES_FN void v_store_bf16(uint16_t *p, v16 a) {
 LANES_FN v16 v_load_bf16(const uint16_t *p) {
     EACH(cake_f32_from_bits((uint32_t)p[i] << 16));
 }
-LANES_FN void v_store_i8(int8_t *p, v16 a) {
-    for (int i = 0; i < 16; i++) /* adding 1.5 * 2^23 rounds to the nearest even integer */
-        p[i] = (int8_t)(int32_t)((a.f[i] + CAKE_EXP_MAGIC) - CAKE_EXP_MAGIC);
-}
-LANES_FN v16 v_load_i8(const int8_t *p) {
-    EACH((float)p[i]);
-}
 
 #endif
-/* clang-format on */
 
 #endif

@@ -143,7 +143,7 @@ enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 static void reference(void **state) {
     (void)state;
     for (size_t i = 0; i < N_SHAPES; i++) {
-        uint32_t n = 200;
+        uint32_t n = shapes[i].n_heads > 50 ? 100 : 140;
         seq *t = seq_new(shapes[i], n, i % 2 ? 1.0f : 4.0f);
         float *out = malloc(n * t->ldq * sizeof *out);
         for (int isa = 0; isa < CAKE_ISA_COUNT; isa++) {
@@ -170,7 +170,7 @@ static void same_bits(void **state) {
     (void)state;
     static const uint32_t groups[] = {1, 2, 3, 7, 64, 1000};
     for (size_t i = 0; i < N_SHAPES; i++) {
-        uint32_t n = 331;
+        uint32_t n = shapes[i].n_heads > 50 ? 130 : 203;
         seq *t = seq_new(shapes[i], n, 3.0f);
         size_t bytes = n * t->ldq * sizeof(float);
         float *want = malloc(bytes), *got = malloc(bytes);
@@ -190,6 +190,7 @@ static void same_bits(void **state) {
             store_range(t, kern, 0, n);
             assert_memory_equal(t->blocks[0], first, block_bytes);
             for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
+                if (isa == CAKE_ISA_SCALAR && g % 3 != 1) continue; /* slow */
                 fill_nan(got, n * t->ldq);
                 run_rows(t, kern, 0, n, groups[g], got);
                 if (memcmp(got, want, bytes) != 0) {
@@ -211,9 +212,9 @@ static void same_bits(void **state) {
 
 static void partial_combine(void **state) {
     (void)state;
-    static const uint32_t rows[] = {1, 2, 5, 130};
+    static const uint32_t rows[] = {1, 3, 80};
     for (size_t i = 0; i < N_SHAPES; i++) {
-        uint32_t n = 400;
+        uint32_t n = shapes[i].n_heads > 50 ? 150 : 400;
         seq *t = seq_new(shapes[i], n, 2.0f);
         float *want = malloc(n * t->ldq * sizeof *want), *got = malloc(n * t->ldq * sizeof *got);
         for (int isa = 0; isa < CAKE_ISA_COUNT; isa++) {
@@ -230,8 +231,9 @@ static void partial_combine(void **state) {
                 float *parts = malloc(bytes);
                 fill_nan(parts, bytes / sizeof *parts);
                 for (uint32_t h = 0; h < t->s.n_kv_heads; h++) {
-                    for (uint32_t b = 0; b < 7; b += 2) { /* out of order, sizes 2 2 2 1 */
-                        uint32_t b0 = 6 - b, b1 = b0 + 2 < 7 ? b0 + 2 : 7;
+                    uint32_t nb = t->n_blocks; /* pairs of blocks, last first */
+                    for (uint32_t b1 = nb; b1; b1 = b1 > 2 ? b1 - 2 : 0) {
+                        uint32_t b0 = b1 > 2 ? b1 - 2 : 0;
                         kern->partial(&t->s, (const void *const *)t->blocks, pos, nr, h, b0, b1,
                                       t->q + pos * t->ldq, t->ldq, parts, scratch);
                     }
