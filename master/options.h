@@ -21,7 +21,7 @@ enum { /* cake_cli.verb; the order of the table */
 };
 
 enum { CAKE_COMPUTE_INT8, CAKE_COMPUTE_F32 };             /* --compute */
-enum { CAKE_WIRE_F32, CAKE_WIRE_F16, CAKE_WIRE_Q8 };      /* --wire */
+enum { CAKE_OPTION_WIRE_F32, CAKE_OPTION_WIRE_F16, CAKE_OPTION_WIRE_Q8 };      /* --wire */
 enum { CAKE_OPTIMIZE_LATENCY, CAKE_OPTIMIZE_THROUGHPUT }; /* --optimize */
 
 typedef struct {
