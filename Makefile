@@ -43,7 +43,7 @@ TOOLS := $(patsubst %.c,$(B)/%,$(wildcard tests/tools/*.c))
 BENCH := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 FUZZ  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all test unit bench fuzz fuzz-bins asan tsan cov lint format check-format check-deps install uninstall clean help demo reference
+.PHONY: all test unit bench bench-check fuzz fuzz-bins asan tsan cov lint format check-format check-deps install uninstall clean help demo reference
 .SECONDARY:
 all: $(BIN)/cake-master $(BIN)/cake-worker              ## build both programs into build/
 $(BIN)/cake-master: $(B)/master/main.o $(LIB)
@@ -72,6 +72,8 @@ unit: $(UNIT)                                           ## unit tests only
 	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT)
 bench: $(BENCH)                                         ## kernel micro-benchmarks, JSON lines
 	@set -e; for t in $(BENCH); do $$t; done
+bench-check: $(BENCH)                                   ## run them and list the cases under their bar
+	@for t in $(BENCH); do $$t || exit 1; done | sh tests/bench/check.sh
 asan tsan:                                              ## run the unit and integration tests under a sanitizer
 	$(MAKE) VARIANT=$@ test
 reference:                                              ## make the goldens again with the real mlx, mlx-lm, transformers and compare
