@@ -10,18 +10,22 @@
  * embedding and any layers it takes, the last with the head (and layers only if they are pinned
  * there). Embedding and head stay on the local node unless they do not fit or are pinned elsewhere.
  *
- * Cost of a unit on a node, per decoded token: max(read_bytes / read_bw, macs / ops) plus its KV
+ * Cost of a unit on a node, per decoded token: max(read_bytes / read_bw, macs / ops), plus its KV
  * bytes up to half the context / read_bw. Of a stage: its units plus the node's overhead. Of a leg:
- * half the round trip plus bytes / bandwidth; unreachable pairs go through the master and pay two
- * legs. latency     minimises the sum over stages and legs: one token of one stream throughput
- * minimises the busiest resource (a node's time per token, a link's transfer time), and among those
- * plans the sum Search: dynamic programming over (set of remote nodes used, last of them, first
- * unit not yet placed), the cut in it by a sliding-window minimum because "fits" and "not busier
- * than B" hold for every sub-run of a run; throughput bisects B over the finite set of values it
- * can take. Exact up to CAKE_PLAN_EXACT_NODES remote nodes. Above, the order of the nodes is fixed
- * (nearest neighbour by links) and subset and cuts are still exact in that order: that is the
- * optimum too when links and layers are alike, which is what a LAN and a model mostly are;
- * plan.exact says which. */
+ * half the round trip plus bytes / bandwidth; unreachable pairs go through the master, two legs.
+ *
+ * Latency chooses the nodes for which the sum over stages and legs (one token of one stream) is
+ * least; then, with these nodes, among the plans within 2 % of that sum (less than two measurements
+ * of a machine differ) the one whose busiest resource is least busy.
+ *
+ * Throughput minimises the busiest resource (a node's time per token, a link's transfer time), and
+ * among those plans the sum.
+ *
+ * Search: dynamic programming over (set of nodes used, last of them, first unit not yet placed),
+ * bisecting the limit on the busiest resource around it; see search.c. Exact (the bisection to one
+ * part in 10^7) up to CAKE_PLAN_EXACT_NODES nodes. Above, the order of the nodes is fixed (nearest
+ * neighbour by links) and subset and cuts are exact in that order: that is the optimum too when
+ * links and layers are alike, as on a LAN they mostly are; plan.exact says which it was. */
 #ifndef CAKE_MASTER_PLAN_PLANNER_H
 #define CAKE_MASTER_PLAN_PLANNER_H
 
@@ -32,9 +36,9 @@
 #include <stdint.h>
 
 enum {
-    CAKE_PLAN_EXACT_NODES = 10,
+    CAKE_PLAN_EXACT_NODES = 12,
     CAKE_PLAN_MAX_NODES = 1025, /* 1,024 workers and the master */
-    CAKE_PLAN_MAX_LAYERS = 4096,
+    CAKE_PLAN_MAX_LAYERS = 1024,
     CAKE_PLAN_REASON_MAX = 200
 };
 
