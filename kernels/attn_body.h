@@ -10,22 +10,22 @@
 
 #include <math.h>
 
-/* ROWS: the most query rows of a tile. QK_W(R): key groups of 16 and PV_W(R): groups of 16 d that
- * stay in registers with R rows. */
+/* ROWS: the most query rows of a tile; BEST_ROWS: the number to prefer where there are many.
+ * QK_W(R): key groups of 16 and PV_W(R): groups of 16 d that stay in registers with R rows. */
 #if defined(CAKE_LANES_AVX512)
-enum { ROWS = 6 };
-#define QK_W(R) 4
-#define PV_W(R) ((R) == 1 ? 8 : 4)
+enum { ROWS = 8, BEST_ROWS = 6 };
+#define QK_W(R) ((R) > 6 ? 2 : 4)
+#define PV_W(R) ((R) > 6 ? 2 : (R) == 1 ? 8 : 4)
 #elif defined(CAKE_LANES_AVX2)
-enum { ROWS = 6 };
+enum { ROWS = 6, BEST_ROWS = 6 };
 #define QK_W(R) ((R) == 1 ? 4 : (R) == 2 ? 2 : 1)
 #define PV_W(R) QK_W(R)
 #elif defined(CAKE_LANES_NEON)
-enum { ROWS = 6 };
+enum { ROWS = 6, BEST_ROWS = 6 };
 #define QK_W(R) ((R) <= 2 ? 2 : 1)
 #define PV_W(R) QK_W(R)
 #else
-enum { ROWS = 3 };
+enum { ROWS = 3, BEST_ROWS = 3 };
 #define QK_W(R) 1
 #define PV_W(R) 1
 #endif
@@ -44,15 +44,15 @@ typedef struct {
     uint32_t group; /* query heads per kv head */
     uint32_t kv_head;
     const uint16_t *k, *v; /* of the current block and kv head */
+    const char *next;      /* the keys of the block after it, for prefetching */
     const float *kf, *vf;  /* the same widened to f32, or NULL */
     float *q;              /* [virtual rows][d], scaled */
     float *sc;             /* [ROWS][BLOCK] scores, then probabilities */
     float *ob;             /* [ROWS][dp] */
 } attn_job;
 
-/* A row of the result, or of a block's part of it: o[dp], then m, l in the last of its dp + 16
- * floats. */
-LANES_FN size_t row_floats(size_t dp) {
+/* A block's part of one row in the caller's `partials`: o[dp], m, l, and padding. */
+LANES_FN size_t part_floats(size_t dp) {
     return dp + 16;
 }
 
@@ -83,6 +83,12 @@ static void k_kv_store(const cake_attn_spec *s, void *block, uint32_t slot, cons
     }
 }
 
+/* Decode waits for memory: while the keys of a block are in use its values are fetched, then the
+ * next block's keys, at the pace of reading (w groups of 32 bytes). */
+LANES_FN void prefetch(const char *p, int w) {
+    for (int i = 0; i < (w + 1) / 2; i++) __builtin_prefetch(p + 64 * i, 0, 3);
+}
+
 /* sc[r][16 g ..] = q[r] . K for W groups of 16 keys from group g0. */
 LANES_FN void qk_tile(const int R, const int W, const int wide, const attn_job *j, const float *q,
                       size_t g0) {
@@ -93,8 +99,10 @@ LANES_FN void qk_tile(const int R, const int W, const int wide, const attn_job *
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int w = 0; w < W; w++) acc[r][w] = v_zero();
     }
+    const char *ahead = (const char *)(j->v + g0 * step);
     for (size_t i = 0; i < d; i++) {
         v16 key[8];
+        if (!wide) prefetch(ahead + i * (size_t)W * 32, W);
         UNROLL for (int w = 0; w < W; w++) {
             key[w] = wide ? v_load(kf + (size_t)w * step + i * 16)
                           : v_load_h(kh + (size_t)w * step + i * 16);
@@ -140,8 +148,10 @@ LANES_FN void pv_tile(const int R, const int W, const int wide, const attn_job *
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int w = 0; w < W; w++) acc[r][w] = v_load(ob + (size_t)r * dp + 16 * w);
     }
+    const char *ahead = j->next + g0 * 32;
     for (size_t i = k0; i < k1; i++) {
         v16 val[8];
+        if (!wide) prefetch(ahead + i * dp * 2, W);
         UNROLL for (int w = 0; w < W; w++) {
             val[w] = wide ? v_load(vf + i * dp + 16 * w) : v_load_h(vh + i * dp + 16 * w);
         }
@@ -189,6 +199,13 @@ TILE_FN(3)
 TILE_FN(4)
 TILE_FN(5)
 TILE_FN(6)
+#endif
+#if defined(CAKE_LANES_AVX512)
+TILE_FN(7)
+TILE_FN(8)
+#define TILE_ROW(f)                                                                                \
+    { f##_1, f##_2, f##_3, f##_4, f##_5, f##_6, f##_7, f##_8 }
+#elif !defined(CAKE_LANES_SCALAR)
 #define TILE_ROW(f)                                                                                \
     { f##_1, f##_2, f##_3, f##_4, f##_5, f##_6 }
 #else
@@ -198,54 +215,80 @@ TILE_FN(6)
 static void (*const qk_fn[ROWS])(const attn_job *, const float *, size_t, size_t) = TILE_ROW(qk);
 static void (*const pv_fn[ROWS])(const attn_job *, size_t, size_t, size_t) = TILE_ROW(pv);
 
-/* Scores of one row to probabilities, in place; visible keys are lo .. hi-1. Groups outside g0 ..
- * g1-1 hold nothing and count as zeros. */
-LANES_FN void softmax_row(float *sc, int lo, int hi, int g0, int g1, float *m_out, float *l_out) {
-    v16 x[GROUPS], max = v_set1(-INFINITY), sum = v_zero();
-    for (int g = g0; g < g1; g++) {
-        int a = lo - 16 * g, b = hi - 16 * g;
-        a = a < 0 ? 0 : a > 16 ? 16 : a;
-        b = b < 0 ? 0 : b > 16 ? 16 : b;
-        x[g] = v_load(sc + 16 * g);
-        if (a || b < 16) x[g] = v_keep(x[g], a, b, -INFINITY);
-        max = v_max(x[g], max);
+/* Scores of n rows to probabilities, in place; the visible keys of row r are lo[r] .. hi[r]-1.
+ * Groups outside g0 .. g1-1 hold nothing and count as zeros. Leaves maxima and sums in m and l. */
+LANES_FN void softmax_tile(float *sc, size_t n, const int *lo, const int *hi, int g0, int g1,
+                           float *m, float *l) {
+    int whole = 1;
+    for (size_t r = 0; r < n; r++) whole &= lo[r] == 0 && hi[r] == BLOCK;
+    if (!whole) { /* a weight of exactly 0 for masked keys: e^-infinity */
+        for (size_t r = 0; r < n; r++)
+            for (int g = g0; g < g1; g++) {
+                int a = lo[r] - 16 * g, b = hi[r] - 16 * g;
+                a = a < 0 ? 0 : a > 16 ? 16 : a;
+                b = b < 0 ? 0 : b > 16 ? 16 : b;
+                float *p = sc + r * BLOCK + 16 * g;
+                v_store(p, v_keep(v_load(p), a, b, -INFINITY));
+            }
+        for (size_t r = 0; r < n; r++) {
+            v16 max = v_set1(-INFINITY), sum = v_zero();
+            for (int g = g0; g < g1; g++) max = v_max(v_load(sc + r * BLOCK + 16 * g), max);
+            m[r] = v_hmax(max);
+            max = v_set1(m[r]);
+            for (int g = g0; g < g1; g++) {
+                float *p = sc + r * BLOCK + 16 * g;
+                v16 e = v_exp(v_sub(v_load(p), max));
+                v_store(p, e);
+                sum = v_add(sum, e); /* lanes are >= 0, so a group of zeros changes nothing */
+            }
+            l[r] = v_sum(sum);
+        }
+        return;
     }
-    float m = v_hmax(max);
-    v16 mm = v_set1(m);
-    for (int g = g0; g < g1; g++) {
-        int a = lo - 16 * g, b = hi - 16 * g;
-        a = a < 0 ? 0 : a > 16 ? 16 : a;
-        b = b < 0 ? 0 : b > 16 ? 16 : b;
-        v16 e = v_exp(v_sub(x[g], mm));
-        if (a || b < 16) e = v_keep(e, a, b, 0.0f);
-        v_store(sc + 16 * g, e);
-        sum = v_add(sum, e); /* lanes are >= 0, so a group of zeros changes nothing */
+    for (size_t r = 0; r < n; r++) {
+        const float *p = sc + r * BLOCK;
+        m[r] =
+            v_hmax(v_max(v_max(v_load(p), v_load(p + 16)), v_max(v_load(p + 32), v_load(p + 48))));
     }
-    *m_out = m;
-    *l_out = v_sum(sum);
+    for (size_t r = 0; r < n; r++) {
+        float *p = sc + r * BLOCK;
+        v16 max = v_set1(m[r]);
+        v16 a = v_exp(v_sub(v_load(p), max)), b = v_exp(v_sub(v_load(p + 16), max));
+        v16 c = v_exp(v_sub(v_load(p + 32), max)), d = v_exp(v_sub(v_load(p + 48), max));
+        v_store(p, a), v_store(p + 16, b), v_store(p + 32, c), v_store(p + 48, d);
+        l[r] = v_sum(v_add(v_add(v_add(a, b), c), d));
+    }
 }
 
-/* Fold a block's part into a row. */
-LANES_FN void merge(float *row, const float *o, float m, float l, size_t dp) {
-    float m0 = row[dp], top = m0 > m ? m0 : m;
-    float a = cake_expf(m0 - top), b = cake_expf(m - top);
-    v16 va = v_set1(a), vb = v_set1(b);
-    for (size_t i = 0; i < dp; i += 16)
-        v_store(row + i, v_fma(v_load(o + i), vb, v_mul(v_load(row + i), va)));
-    row[dp] = top;
-    row[dp + 1] = row[dp + 1] * a + l * b;
+/* Fold the parts (o, m, l) of one block into n <= 16 rows (o0, m0, l0). */
+LANES_FN void merge(float *o0, float *m0, float *l0, const float *o, const float *m, const float *l,
+                    size_t n, size_t dp) {
+    float fa[16], fb[16];
+    v16 vm0 = v_load_n(m0, n), vm = v_load_n(m, n), top = v_max(vm0, vm);
+    v16 a = v_exp(v_sub(vm0, top)), b = v_exp(v_sub(vm, top));
+    v_store_n(m0, top, n);
+    v_store_n(l0, v_add(v_mul(v_load_n(l0, n), a), v_mul(v_load_n(l, n), b)), n);
+    v_store(fa, a);
+    v_store(fb, b);
+    for (size_t r = 0; r < n; r++, o0 += dp, o += dp) {
+        a = v_set1(fa[r]);
+        b = v_set1(fb[r]);
+        for (size_t i = 0; i < dp; i += 16)
+            v_store(o0 + i, v_fma(v_load(o + i), b, v_mul(v_load(o0 + i), a)));
+    }
 }
 
-LANES_FN void row_clear(float *row, size_t dp) {
-    memset(row, 0, row_floats(dp) * sizeof *row);
-    row[dp] = -INFINITY;
+LANES_FN void rows_clear(float *o, float *m, float *l, size_t n, size_t dp) {
+    memset(o, 0, n * dp * sizeof *o);
+    memset(l, 0, n * sizeof *l);
+    for (size_t r = 0; r < n; r++) m[r] = -INFINITY;
 }
 
-LANES_FN void row_finish(const float *row, float *out, size_t d, size_t dp) {
-    v16 l = v_set1(row[dp + 1]);
+LANES_FN void row_finish(const float *o, float sum, float *out, size_t d) {
+    v16 l = v_set1(sum);
     size_t i = 0;
-    for (; i + 16 <= d; i += 16) v_store(out + i, v_div(v_load(row + i), l));
-    if (i < d) v_store_n(out + i, v_div(v_load(row + i), l), d - i);
+    for (; i + 16 <= d; i += 16) v_store(out + i, v_div(v_load(o + i), l));
+    if (i < d) v_store_n(out + i, v_div(v_load(o + i), l), d - i);
 }
 
 /* The slots of block b that position pos sees: lo .. hi-1. False if none. */
@@ -273,8 +316,7 @@ static void block_tile(const attn_job *j, uint32_t b, uint32_t pos0, size_t v, s
     }
     int g0 = lo_min / 16, g1 = (hi_max + 15) / 16;
     qk_fn[n - 1](j, j->q + v * j->d, (size_t)g0, (size_t)g1);
-    for (size_t r = 0; r < n; r++)
-        softmax_row(j->sc + r * BLOCK, lo[r], hi[r], g0, g1, &m[r], &l[r]);
+    softmax_tile(j->sc, n, lo, hi, g0, g1, m, l);
     memset(j->ob, 0, n * j->dp * sizeof *j->ob);
     if (lo_max >= hi_min) { /* no key that all rows see */
         for (size_t r = 0; r < n; r++) pv_fn[0](j, r, (size_t)lo[r], (size_t)hi[r]);
@@ -296,8 +338,8 @@ LANES_FN uint32_t chunk_positions(uint32_t group) {
 
 typedef struct {
     attn_job j;
-    float *rows; /* [virtual rows of a chunk][dp + 16] */
-    float *kf, *vf;
+    float *o, *m, *l; /* of the virtual rows of a chunk: [rows][dp], [rows], [rows] */
+    float *kf, *vf;   /* [4][d][16], [64][dp] */
 } attn_scratch;
 
 static void job_init(attn_scratch *t, const cake_attn_spec *s, uint32_t kv_head, uint32_t n_rows,
@@ -316,7 +358,9 @@ static void job_init(attn_scratch *t, const cake_attn_spec *s, uint32_t kv_head,
     j->ob = p, p += ROWS * j->dp;
     t->kf = p, p += BLOCK * j->dp;
     t->vf = p, p += BLOCK * j->dp;
-    t->rows = p, p += nv * row_floats(j->dp);
+    t->o = p, p += nv * j->dp;
+    t->m = p, p += nv;
+    t->l = p, p += nv;
     j->q = p;
 }
 
@@ -334,10 +378,11 @@ LANES_FN void load_q(attn_job *j, const float *q, size_t ldq, uint32_t n) {
 }
 
 /* Point the job at a block; widen it to f32 if several tiles will read it. */
-LANES_FN void load_block(attn_scratch *t, const void *block, size_t n_tiles) {
+LANES_FN void load_block(attn_scratch *t, const void *block, const void *next, size_t n_tiles) {
     attn_job *j = &t->j;
     j->k = block_k(j->s, block, j->kv_head);
     j->v = j->k + BLOCK * j->d;
+    j->next = (const char *)block_k(j->s, next, j->kv_head);
     j->kf = j->vf = NULL;
     if (n_tiles < 3) return;
     for (size_t i = 0; i < BLOCK * j->d; i += 16) v_store(t->kf + i, v_load_h(j->k + i));
@@ -351,7 +396,7 @@ LANES_FN void load_block(attn_scratch *t, const void *block, size_t n_tiles) {
 static void chunk_blocks(attn_scratch *t, const void *const *blocks, uint32_t pos0, uint32_t n,
                          uint32_t b0, uint32_t b1, float *parts, size_t parts_rows) {
     attn_job *j = &t->j;
-    size_t rf = row_floats(j->dp);
+    size_t pf = part_floats(j->dp);
     for (uint32_t b = b0; b < b1; b++) {
         int lo, hi;
         uint32_t r0 = 0, r1 = n; /* the positions that see block b are consecutive */
@@ -359,22 +404,21 @@ static void chunk_blocks(attn_scratch *t, const void *const *blocks, uint32_t po
         while (r1 > r0 && !visible(j->s, b, (uint64_t)pos0 + r1 - 1, &lo, &hi)) r1--;
         if (r0 == r1) continue;
         size_t v = (size_t)r0 * j->group, v_end = (size_t)r1 * j->group;
-        size_t n_tiles = (v_end - v + ROWS - 1) / ROWS;
-        load_block(t, blocks[b], n_tiles);
+        size_t n_tiles = v_end - v <= ROWS ? 1 : (v_end - v + BEST_ROWS - 1) / BEST_ROWS;
+        load_block(t, blocks[b], b + 1 < b1 ? blocks[b + 1] : blocks[b], n_tiles);
         for (; n_tiles; n_tiles--) {
             size_t rows = (v_end - v + n_tiles - 1) / n_tiles; /* tiles of like sizes */
-            float m[ROWS], l[ROWS];
+            float m[16] = {0}, l[16] = {0};
             block_tile(j, b, pos0, v, rows, m, l);
-            for (size_t r = 0; r < rows; r++) {
-                const float *o = j->ob + r * j->dp;
-                if (parts) {
-                    float *p = parts + (b * parts_rows + v + r) * rf;
-                    memcpy(p, o, j->dp * sizeof *p);
+            if (parts) {
+                for (size_t r = 0; r < rows; r++) {
+                    float *p = parts + (b * parts_rows + v + r) * pf;
+                    memcpy(p, j->ob + r * j->dp, j->dp * sizeof *p);
                     p[j->dp] = m[r];
                     p[j->dp + 1] = l[r];
-                } else {
-                    merge(t->rows + (v + r) * rf, o, m[r], l[r], j->dp);
                 }
+            } else {
+                merge(t->o + v * j->dp, t->m + v, t->l + v, j->ob, m, l, rows, j->dp);
             }
             v += rows;
         }
@@ -390,19 +434,17 @@ static void k_rows(const cake_attn_spec *s, const void *const *blocks, uint32_t 
                    size_t ldo, void *scratch) {
     attn_scratch t;
     job_init(&t, s, kv_head, n_rows, scratch);
-    size_t rf = row_floats(t.j.dp);
+    size_t d = t.j.d, dp = t.j.dp, group = t.j.group;
     uint32_t chunk = chunk_positions(t.j.group), n;
     for (; n_rows; n_rows -= n, pos0 += n, q += n * ldq, out += n * ldo) {
         n = n_rows < chunk ? n_rows : chunk;
         load_q(&t.j, q, ldq, n);
-        for (size_t v = 0; v < (size_t)n * t.j.group; v++) row_clear(t.rows + v * rf, t.j.dp);
+        rows_clear(t.o, t.m, t.l, n * group, dp);
         uint32_t b_end = (uint32_t)(((uint64_t)pos0 + n - 1) / BLOCK) + 1;
         chunk_blocks(&t, blocks, pos0, n, first_block(s, pos0), b_end, NULL, 0);
-        for (uint32_t r = 0; r < n; r++)
-            for (uint32_t g = 0; g < t.j.group; g++)
-                row_finish(t.rows + ((size_t)r * t.j.group + g) * rf,
-                           out + r * ldo + ((size_t)kv_head * t.j.group + g) * t.j.d, t.j.d,
-                           t.j.dp);
+        for (size_t v = 0; v < n * group; v++)
+            row_finish(t.o + v * dp, t.l[v],
+                       out + v / group * ldo + (kv_head * group + v % group) * d, d);
     }
 }
 
@@ -411,30 +453,30 @@ static void k_partial(const cake_attn_spec *s, const void *const *blocks, uint32
                       const float *q, size_t ldq, float *partials, void *scratch) {
     attn_scratch t;
     job_init(&t, s, kv_head, n_rows, scratch);
-    size_t rf = row_floats(t.j.dp), parts_rows = (size_t)n_rows * t.j.group;
+    size_t pf = part_floats(t.j.dp), parts_rows = (size_t)n_rows * t.j.group;
     uint32_t chunk = chunk_positions(t.j.group), n;
     for (uint32_t done = 0; done < n_rows; done += n) {
         n = n_rows - done < chunk ? n_rows - done : chunk;
         load_q(&t.j, q + done * ldq, ldq, n);
         chunk_blocks(&t, blocks, pos0 + done, n, block_begin, block_end,
-                     partials + (size_t)done * t.j.group * rf, parts_rows);
+                     partials + (size_t)done * t.j.group * pf, parts_rows);
     }
 }
 
 static void k_combine(const cake_attn_spec *s, uint32_t pos0, uint32_t n_rows, uint32_t kv_head,
                       const float *partials, float *out, size_t ldo) {
-    float row[CAKE_ATTN_MAX_DIM + 16];
-    size_t d = s->head_dim, dp = round16(d), rf = row_floats(dp);
+    float o[CAKE_ATTN_MAX_DIM], m, l;
+    size_t d = s->head_dim, dp = round16(d), pf = part_floats(dp);
     size_t group = s->n_heads / s->n_kv_heads;
     for (uint32_t r = 0; r < n_rows; r++) {
         uint64_t pos = (uint64_t)pos0 + r;
         for (size_t g = 0; g < group; g++) {
-            row_clear(row, dp);
+            rows_clear(o, &m, &l, 1, dp);
             for (uint32_t b = first_block(s, pos); b <= pos / BLOCK; b++) {
-                const float *p = partials + (b * group * n_rows + r * group + g) * rf;
-                merge(row, p, p[dp], p[dp + 1], dp);
+                const float *p = partials + (b * group * n_rows + r * group + g) * pf;
+                merge(o, &m, &l, p, p + dp, p + dp + 1, 1, dp);
             }
-            row_finish(row, out + r * ldo + (kv_head * group + g) * d, d, dp);
+            row_finish(o, l, out + r * ldo + (kv_head * group + g) * d, d);
         }
     }
 }
