@@ -6,8 +6,9 @@
  * error.
  *
  * Threads: a parsed template is immutable, any number of threads may render it at once (the json-c
- * objects handed in are only read). Rendering allocates from its own arena; nothing blocks except
- * cake_chat_template_open, which reads files. */
+ * objects handed in are read, and json-c counts references without locks: give each render its
+ * own). Rendering allocates from its own arena; nothing blocks except cake_chat_template_open,
+ * which reads files. */
 #ifndef CAKE_MASTER_TEMPLATE_TEMPLATE_H
 #define CAKE_MASTER_TEMPLATE_TEMPLATE_H
 
@@ -24,10 +25,10 @@ typedef struct {
     size_t steps;        /* nodes evaluated and bytes scanned by filters */
     size_t output_bytes; /* of the rendered text */
     size_t memory_bytes; /* of all values made while rendering */
-    unsigned depth;      /* nested calls and values */
+    unsigned depth;      /* nested evaluation: expressions, calls, values */
 } cake_template_limits;
 
-/* 20 million steps, 64 MiB of text, 256 MiB of values, depth 200. */
+/* 20 million steps, 64 MiB of text, 256 MiB of values, depth 1000. */
 extern const cake_template_limits cake_template_limits_default;
 
 /* Parse len bytes of UTF-8 source. name is used in messages ("chat_template.jinja:12: ..."),
