@@ -30,7 +30,7 @@ ISA_neon   := -march=armv8.2-a+dotprod+fp16
 endif
 isa = $(ISA_$(lastword $(subst _, ,$(basename $(notdir $1)))))
 
-WORKER_LIBS := -lzmq -lcrypto -lavahi-client -lavahi-core -lavahi-common -ljson-c -lm -pthread
+WORKER_LIBS := -lzmq -lcrypto -lavahi-common -ljson-c -lm -pthread
 MASTER_LIBS := $(WORKER_LIBS) -lyaml -lpcre2-8 -lutf8proc -ledit
 
 src    = $(wildcard $(foreach d,$1,$d/*.c $d/*/*.c))

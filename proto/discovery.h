@@ -53,7 +53,7 @@ typedef struct {
                         --insecure, tag "0" */
     const char
         *id; /* node id, 32 hex digits; needed to advertise; a browser never reports this id */
-    const char *name; /* instance name; made unique on the LAN by a suffix " #2" when taken */
+    const char *name; /* shown to people; the service instance is "NAME-" and 4 digits of the id */
     uint16_t port;    /* to advertise */
     bool advertise, browse;
     cake_mdns_backend backend;

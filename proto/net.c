@@ -87,7 +87,7 @@ static void answer_zap(cake_net *n, void *zap) {
         atomic_fetch_add(&n->accepted, 1);
     } else {
         atomic_fetch_add(&n->refused_key, 1);
-        if (net_may_log(n, NET_REFUSED_KEY, &hidden))
+        if (!atomic_load(&n->quiet) && net_may_log(n, NET_REFUSED_KEY, &hidden))
             cake_log(CAKE_LOG_WARN,
                      "event=client_refused reason=\"unknown key\" address=%s more=%u",
                      n_frames > 3 ? text[3] : "?", hidden);
