@@ -25,7 +25,8 @@ static size_t round16(size_t d) {
 }
 
 size_t cake_kv_block_bytes(const cake_attn_spec *s) {
-    return (size_t)s->n_kv_heads * CAKE_KV_BLOCK * (s->head_dim + round16(s->head_dim)) * 2;
+    return (size_t)s->n_kv_heads * CAKE_KV_BLOCK * (s->head_dim + round16(s->head_dim)) *
+           (s->kv_f32 ? 4 : 2);
 }
 
 size_t cake_attn_scratch_bytes(const cake_attn_spec *s, uint32_t n_rows_max) {

@@ -1,4 +1,5 @@
-/* Causal grouped-query attention over an f16 key/value cache kept in blocks of 64 positions.
+/* Causal grouped-query attention over an f16 (accurate mode: f32) key/value cache kept in blocks of
+ * 64 positions.
  *
  * One rule makes the result of a row independent of how rows are batched, split over threads or
  * computed by which ISA: for each block of 64 absolute positions, alone, take the scores
@@ -15,6 +16,7 @@
 
 #include "kernels/cpu.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,16 +32,17 @@ typedef struct {
     uint32_t head_dim;   /* a multiple of 8, 8..256 */
     float scale;         /* multiplies q before the products; usually head_dim^-0.5 */
     uint32_t window; /* 0: none; else key j is visible to query i iff j <= i and i < j + window */
+    bool kv_f32;     /* blocks hold f32 instead of f16: twice the memory, for comparing with others */
 } cake_attn_spec;
 
 /* Bytes of one block: keys and values of one layer at CAKE_KV_BLOCK positions; a multiple of 64. A
  * block wants 64-byte alignment (for speed; any multiple of 2 works) and need not be initialised.
- * Inside, for each kv head in turn, in f16: keys [4][head_dim][16 positions], then values
+ * Inside, for each kv head in turn, in f16 (or f32): keys [4][head_dim][16 positions], then values
  * [64 positions][head_dim rounded up to 16]. Blocks of equal specs can be copied with memcpy. */
 size_t cake_kv_block_bytes(const cake_attn_spec *s);
 
 /* Store the key and value of one position, k and v [n_kv_heads * head_dim] f32, at slot
- * (position % CAKE_KV_BLOCK) of a block. Rounded to f16 to nearest even; beyond +-65504 saturates.
+ * (position % CAKE_KV_BLOCK) of a block. f16: rounded to nearest even; beyond +-65504 saturates.
  */
 void cake_kv_store(const cake_attn_spec *s, void *block, uint32_t slot, const float *k,
                    const float *v);

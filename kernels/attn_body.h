@@ -65,8 +65,25 @@ LANES_FN const uint16_t *block_k(const cake_attn_spec *s, const void *block, uin
     return (const uint16_t *)block + kv_head * BLOCK * (d + round16(d));
 }
 
+/* The f32 form: the same places, nothing rounded. */
+static void kv_store_f32(const cake_attn_spec *s, void *block, uint32_t slot, const float *k,
+                         const float *v) {
+    size_t d = s->head_dim, dp = round16(d);
+    for (uint32_t h = 0; h < s->n_kv_heads; h++, k += d, v += d) {
+        float *bk = (float *)block + h * BLOCK * (d + dp);
+        float *pk = bk + (slot / 16) * d * 16 + slot % 16, *pv = bk + BLOCK * d + slot * dp;
+        for (size_t i = 0; i < d; i++) pk[i * 16] = k[i];
+        memcpy(pv, v, d * sizeof *v);
+        memset(pv + d, 0, (dp - d) * sizeof *v);
+    }
+}
+
 static void k_kv_store(const cake_attn_spec *s, void *block, uint32_t slot, const float *k,
                        const float *v) {
+    if (s->kv_f32) {
+        kv_store_f32(s, block, slot, k, v);
+        return;
+    }
     size_t d = s->head_dim, dp = round16(d);
     v16 top = v_set1(65504.0f), bottom = v_set1(-65504.0f);
     for (uint32_t h = 0; h < s->n_kv_heads; h++, k += d, v += d) {
@@ -384,6 +401,11 @@ LANES_FN void load_block(attn_scratch *t, const void *block, const void *next, s
     j->v = j->k + BLOCK * j->d;
     j->next = (const char *)block_k(j->s, next, j->kv_head);
     j->kf = j->vf = NULL;
+    if (j->s->kv_f32) { /* k and v point somewhere into the block and are not read */
+        j->kf = (const float *)block + j->kv_head * BLOCK * (j->d + j->dp);
+        j->vf = j->kf + BLOCK * j->d;
+        return;
+    }
     if (n_tiles < 3) return;
     for (size_t i = 0; i < BLOCK * j->d; i += 16) v_store(t->kf + i, v_load_h(j->k + i));
     for (size_t i = 0; i < BLOCK * j->dp; i += 16) v_store(t->vf + i, v_load_h(j->v + i));

@@ -58,12 +58,13 @@ struct cake_stage {
 
 /* ---- sizes ---- */
 
-static cake_attn_spec attn_spec(const cake_model_config *c) {
+static cake_attn_spec attn_spec(const cake_model_config *c, bool f32_mode) {
     /* head_dim^-0.5: the root and the division are exact IEEE operations in f32. */
     return (cake_attn_spec){.n_heads = c->n_heads,
                             .n_kv_heads = c->n_kv_heads,
                             .head_dim = c->head_dim,
-                            .scale = 1.0f / __builtin_sqrtf((float)c->head_dim)};
+                            .scale = 1.0f / __builtin_sqrtf((float)c->head_dim),
+                            .kv_f32 = f32_mode};
 }
 
 static uint32_t max_u32(uint32_t a, uint32_t b) {
@@ -95,7 +96,7 @@ static size_t scratch_layout(cake_scratch *s, const cake_model_config *c, uint32
     PLACE(cos, float, r * s->half_dim);
     PLACE(sin, float, r * s->half_dim);
     PLACE(act, uint8_t, cake_act_bytes(max_u32(max_u32(c->hidden, s->q_width), c->ff), rows));
-    cake_attn_spec a = attn_spec(c);
+    cake_attn_spec a = attn_spec(c, false); /* scratch is the same for both */
     s->matmul_bytes = cake_round_up(cake_matmul_scratch_bytes(), 64);
     s->attn_bytes = cake_round_up(cake_attn_scratch_bytes(&a, ATTN_ROWS), 64);
     PLACE(matmul, uint8_t, s->matmul_bytes * n_threads);
@@ -131,7 +132,7 @@ void cake_scratch_free(cake_scratch *s) {
 static cake_kv_options kv_options(const cake_stage_options *o) {
     uint32_t head = o->config->n_layers + 1; /* unit of the head */
     uint32_t begin = max_u32(o->unit_begin, 1), end = o->unit_end < head ? o->unit_end : head;
-    cake_attn_spec a = attn_spec(o->config);
+    cake_attn_spec a = attn_spec(o->config, o->f32_mode);
     return (cake_kv_options){.n_layers = end > begin ? end - begin : 0,
                              .block_bytes = cake_kv_block_bytes(&a),
                              .n_blocks = o->kv_blocks,
@@ -196,7 +197,7 @@ cake_status cake_stage_new(cake_stage **out, const cake_stage_options *o,
     s->o.layout = NULL; /* only borrowed until we return */
     s->pool = pool;
     s->s = scratch;
-    s->attn = attn_spec(c);
+    s->attn = attn_spec(c, o->f32_mode);
     s->first = o->unit_begin == 0;
     s->last = o->unit_end == n_units;
     cake_status st = CAKE_OK;

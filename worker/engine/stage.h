@@ -41,7 +41,7 @@ typedef struct {
     uint32_t context;                /* longest sequence in positions */
     uint32_t kv_blocks;              /* blocks of 64 positions shared by the sequences */
     uint32_t max_rows;               /* rows of the largest batch */
-    bool f32_mode;                   /* accurate mode: no int8 activations */
+    bool f32_mode;                   /* accurate mode: no int8 activations, f32 KV cache */
 } cake_stage_options;
 
 cake_status cake_stage_measure(const cake_stage_options *o, unsigned n_threads,
