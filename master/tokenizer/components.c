@@ -258,6 +258,7 @@ static cake_status template_ids(cake_tokenizer *t, json_object *special, const c
 
 static cake_status add_post(cake_tokenizer *t, json_object *o, const char *type, cake_error *err) {
     if (is(type, "ByteLevel")) return CAKE_OK; /* only offsets */
+    if (t->has_template) return cake_fail(err, CAKE_EUNSUPPORTED, "a second template");
     if (!is(type, "TemplateProcessing")) return unknown(err, "post_processor", type);
     json_object *single = NULL, *special = NULL;
     uint32_t before[TOK_MAX_SPECIAL], after[TOK_MAX_SPECIAL];
@@ -287,13 +288,9 @@ static cake_status add_post(cake_tokenizer *t, json_object *o, const char *type,
     }
     if (st != CAKE_OK) return st;
     if (!seen) return cake_fail(err, CAKE_EUNSUPPORTED, "a template without the text");
-    if (t->n_before + n_before > TOK_MAX_SPECIAL || t->n_after + n_after > TOK_MAX_SPECIAL)
-        return too_many(err, "the post_processor");
-    /* A later template wraps what earlier ones made. */
-    memmove(t->before + n_before, t->before, t->n_before * sizeof *before);
     memcpy(t->before, before, n_before * sizeof *before);
-    memcpy(t->after + t->n_after, after, n_after * sizeof *after);
-    t->n_before += n_before, t->n_after += n_after;
+    memcpy(t->after, after, n_after * sizeof *after);
+    t->n_before = n_before, t->n_after = n_after;
     t->has_template = true;
     return CAKE_OK;
 }
@@ -418,6 +415,13 @@ static int hex(char c) {
                                   : -1;
 }
 
+const char *tok_decoder_text(const cake_tokenizer *t, uint32_t id, size_t *n) {
+    const tok_token *k = &t->vocab.v[id];
+    uint32_t a = t->added_of[id];
+    *n = a ? t->added[a - 1].len : k->len;
+    return t->vocab.text.p + (a ? t->added[a - 1].off : k->off);
+}
+
 cake_status tok_fill_raw(cake_tokenizer *t, cake_error *err) {
     tok_buf a = {0}, b = {0};
     tok_vocab *v = &t->vocab;
@@ -426,7 +430,9 @@ cake_status tok_fill_raw(cake_tokenizer *t, cake_error *err) {
         tok_token *k = &v->v[id];
         if (!k->kind) continue;
         a.n = 0;
-        ok = tok_buf_add(&a, v->text.p + k->off, k->len);
+        size_t len;
+        const char *s = tok_decoder_text(t, id, &len);
+        ok = tok_buf_add(&a, s, len);
         for (size_t i = 0; i < t->n_piece_ops && ok; i++) {
             ok = edit(&t->piece_ops[i], a.p, a.n, &b);
             tok_buf x = a;

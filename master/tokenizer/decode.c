@@ -87,8 +87,9 @@ static void push(cake_detok *d, uint32_t id) {
         if (t->dec_join_space && d->started) put(d, " ", 1);
         if (t->dec_first_rule &&
             !d->started) { /* Metaspace drops its character in the first token */
-            const char *s = t->vocab.text.p + k->off;
-            for (size_t i = 0; i < k->len;) {
+            size_t n;
+            const char *s = tok_decoder_text(t, id, &n);
+            for (size_t i = 0; i < n;) {
                 const tok_piece_op *op = &t->piece_ops[0];
                 size_t len = tok_utf8_len((uint8_t)s[i]);
                 if (len != op->a_len || memcmp(s + i, op->a, len) != 0) put(d, s + i, len);

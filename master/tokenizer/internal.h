@@ -166,6 +166,7 @@ uint32_t tok_trie_longest(const tok_trie *t, const uint8_t *s, size_t i, size_t 
 typedef struct {
     uint32_t id;
     bool single_word, lstrip, rstrip, normalized;
+    uint32_t off, len; /* its content, normalized if `normalized`, in vocab.text */
 } tok_added;
 
 typedef struct tok_scratch tok_scratch;
@@ -273,6 +274,8 @@ cake_status tok_parse_normalizer(cake_tokenizer *t, json_object *o, cake_error *
 cake_status tok_parse_pre(cake_tokenizer *t, json_object *o, cake_error *err);
 cake_status tok_parse_post(cake_tokenizer *t, json_object *o, cake_error *err);
 cake_status tok_parse_decoder(cake_tokenizer *t, json_object *o, cake_error *err);
+/* A token's text as the decoder takes it: added tokens as they are found in normalized text. */
+const char *tok_decoder_text(const cake_tokenizer *t, uint32_t id, size_t *n);
 /* Fill vocab.raw from the decoder's components. */
 cake_status tok_fill_raw(cake_tokenizer *t, cake_error *err);
 

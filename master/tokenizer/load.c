@@ -57,7 +57,7 @@ static cake_status build_tries(cake_tokenizer *t, cake_error *err) {
     if (!t->added_of) return cake_fail(err, CAKE_ENOMEM, "out of memory for added tokens");
     memset(t->added_of, 0, (size_t)(t->vocab.n + 1) * sizeof *t->added_of);
     for (size_t i = 0; i < t->n_added && st == CAKE_OK; i++) {
-        const tok_added *a = &t->added[i];
+        tok_added *a = &t->added[i];
         const tok_token *k = &t->vocab.v[a->id];
         const char *s = t->vocab.text.p + k->off;
         size_t n = k->len;
@@ -68,6 +68,13 @@ static cake_status build_tries(cake_tokenizer *t, cake_error *err) {
             else
                 st = tok_norm_run(t, sc, s, n, &s, &n, err);
         }
+        if (st != CAKE_OK) break;
+        const tok_buf *all = &t->vocab.text;
+        bool inside = s >= all->p && s <= all->p + all->n; /* unchanged, or only stripped */
+        a->off = (uint32_t)(inside ? (size_t)(s - all->p) : all->n), a->len = (uint32_t)n;
+        if (!inside && (all->n + n > UINT32_MAX || !tok_buf_add(&t->vocab.text, s, n)))
+            st = cake_fail(err, CAKE_ENOMEM, "out of memory for added tokens");
+        s = all->p + a->off;
         if (st == CAKE_OK)
             st = tok_trie_add(a->normalized ? &t->norm_trie : &t->raw_trie, s, n, a->id, err);
     }
@@ -245,7 +252,7 @@ static int64_t find_named(const cake_tokenizer *t, json_object *config, json_obj
 
 static cake_status apply_config(cake_tokenizer *t, json_object *config, json_object *map,
                                 cake_error *err) {
-    bool add_bos = false, add_eos = false;
+    bool add_bos = t->n_before > 0, add_eos = t->n_after > 0;
     cake_status st = CAKE_OK;
     int64_t id = find_named(t, config, map, "bos_token");
     if (id >= 0) t->bos = id;
@@ -256,8 +263,8 @@ static cake_status apply_config(cake_tokenizer *t, json_object *config, json_obj
     st = cake_json_bool(config, "add_bos_token", false, &add_bos, err);
     if (st == CAKE_OK) st = cake_json_bool(config, "add_eos_token", false, &add_eos, err);
     if (st != CAKE_OK) return cake_fail_in(err, st, "tokenizer_config.json");
-    if (add_bos && t->bos >= 0) t->before[0] = (uint32_t)t->bos, t->n_before = 1;
-    if (add_eos && t->eos >= 0) t->after[0] = (uint32_t)t->eos, t->n_after = 1;
+    t->n_before = add_bos && t->bos >= 0, t->n_after = add_eos && t->eos >= 0;
+    t->before[0] = (uint32_t)t->bos, t->after[0] = (uint32_t)t->eos;
     return CAKE_OK;
 }
 

@@ -49,10 +49,9 @@ static bool is_inert(const uint8_t *s, size_t n, bool compat, bool compose) {
         if ((cp >= 0x1160 && cp <= 0x11FF)) return false;
         const utf8proc_property_t *p = utf8proc_get_property((utf8proc_int32_t)cp);
         if (p->combining_class) return false;
-        if (p->decomp_seqindex != UINT16_MAX && !p->decomp_type) {
-            if (!compose || cp >= 0x30000 || !(composed_stable[cp / 8] & 1 << cp % 8)) return false;
-        } else if (p->decomp_seqindex != UINT16_MAX && compat) {
-            return false;
+        if (p->decomp_seqindex != UINT16_MAX && (compat || !p->decomp_type)) {
+            bool stable = cp < 0x30000 && (composed_stable[cp / 8] & 1 << cp % 8);
+            if (compat || !compose || !stable) return false;
         }
         if (compose && p->comb_index != UINT16_MAX && p->comb_index >= 0x8000) return false;
     }
@@ -105,11 +104,18 @@ static cake_status unicode_form(tok_scratch *sc, const uint8_t *s, size_t n, boo
         }
         i = j - 1;
     }
-    if (compose) {
-        utf8proc_ssize_t m =
-            utf8proc_normalize_utf32(sc->cps, (utf8proc_ssize_t)k, (utf8proc_option_t)options);
+    /* U+11A7 composes with nothing, yet utf8proc joins it to a Hangul syllable before it: compose
+     * the stretches between. */
+    for (size_t i = 0, end = k; compose && i < end;) {
+        size_t j = i + 1;
+        while (j < end && sc->cps[j] != 0x11A7) j++;
+        if (i == 0) k = 0;
+        utf8proc_ssize_t m = utf8proc_normalize_utf32(sc->cps + i, (utf8proc_ssize_t)(j - i),
+                                                      (utf8proc_option_t)options);
         if (m < 0) return no_memory(err);
-        k = (size_t)m;
+        memmove(sc->cps + k, sc->cps + i, (size_t)m * sizeof *sc->cps);
+        k += (size_t)m;
+        i = j;
     }
     out->n = 0;
     if (!tok_buf_reserve(out, 4 * k + 1)) return no_memory(err);

@@ -107,7 +107,8 @@ static cake_status read_pieces(const uint8_t *p, size_t n, piece **out, size_t *
 
 typedef struct {
     uint64_t model_type, bos, eos, suffix, dummy_prefix, collapse, escape;
-    size_t charsmap;
+    size_t charsmap, surface_len;
+    const uint8_t *surface; /* what an unknown piece decodes to */
 } spec;
 
 static cake_status read_specs(const uint8_t *p, size_t n, spec *o, cake_error *err) {
@@ -121,6 +122,7 @@ static cake_status read_specs(const uint8_t *p, size_t n, spec *o, cake_error *e
             if (f.field == 2) {
                 if (g.field == 3 && g.wire == 0) o->model_type = g.value;
                 if (g.field == 24 && g.wire == 0) o->suffix = g.value;
+                if (g.field == 44 && g.wire == 2) o->surface = g.bytes, o->surface_len = g.len;
                 if (g.field == 41 && g.wire == 0) o->bos = g.value;
                 if (g.field == 42 && g.wire == 0) o->eos = g.value;
             } else {
@@ -232,8 +234,21 @@ cake_status tok_load_spm(cake_tokenizer *t, const uint8_t *p, size_t n, cake_err
     free(v);
     if (st == CAKE_OK) st = components(t, &o, err);
     if (st == CAKE_OK) st = tok_finish(t, err);
+    if (st == CAKE_OK && t->bpe.unk != TOK_NONE) {
+        static const uint8_t usual[] = " \xE2\x81\x87 ";
+        tok_token *k = &t->vocab.v[t->bpe.unk];
+        if (!o.surface) o.surface = usual, o.surface_len = sizeof usual - 1;
+        if (tok_utf8_valid(o.surface, o.surface_len) != o.surface_len) {
+            st = broken(err, "unk_surface is not UTF-8");
+        } else {
+            k->raw_off = (uint32_t)t->vocab.raw.n, k->raw_len = (uint32_t)o.surface_len;
+            if (!tok_buf_add(&t->vocab.raw, o.surface, o.surface_len))
+                st = cake_fail(err, CAKE_ENOMEM, "out of memory for token texts");
+        }
+    }
     if (st != CAKE_OK) return cake_fail_in(err, st, "tokenizer.model");
     if (o.bos < t->vocab.n) t->bos = (int64_t)o.bos;
+    if (t->bos >= 0) t->before[0] = (uint32_t)t->bos, t->n_before = 1; /* the Llama default */
     if (o.eos < t->vocab.n) t->eos = (int64_t)o.eos;
     return CAKE_OK;
 }
