@@ -40,7 +40,8 @@ static UNUSED void write_file(const char *dir, const char *name, const void *dat
 static UNUSED void write_text(const char *dir, const char *name, const char *text) {
     write_file(dir, name, text, strlen(text));
 }
-static UNUSED char *read_text(const char *dir, const char *name, size_t *len) {
+static UNUSED __attribute__((noinline)) char *read_text(const char *dir, const char *name,
+                                                        size_t *len) {
     char *p = cake_path_join(dir, name), *text = NULL;
     size_t n = 0;
     if (cake_file_read(p, (size_t)1 << 30, &text, &n, NULL) != CAKE_OK) abort();
