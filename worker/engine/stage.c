@@ -10,6 +10,7 @@
 #include "kernels/rope.h"
 #include "kernels/vec.h"
 #include "worker/engine/kv.h"
+#include "worker/engine/selftest.h"
 #include "worker/engine/weights.h"
 
 #include <stdlib.h>
@@ -233,6 +234,10 @@ void cake_stage_free(cake_stage *s) {
     free(s->seen);
     free(s->partials);
     free(s);
+}
+
+cake_status cake_stage_self_test(const cake_stage *s, cake_error *err) {
+    return cake_self_test(&s->w, s->o.f32_mode, err);
 }
 
 uint32_t cake_stage_width_in(const cake_stage *s) {

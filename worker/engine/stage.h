@@ -61,6 +61,9 @@ cake_status cake_stage_new(cake_stage **out, const cake_stage_options *o,
                            cake_error *err);
 void cake_stage_free(cake_stage *s);
 
+/* cake_self_test() over the stage's weights. */
+cake_status cake_stage_self_test(const cake_stage *s, cake_error *err);
+
 /* Floats per row that run() reads (0 when the stage begins with the embedding) and writes. */
 uint32_t cake_stage_width_in(const cake_stage *s);
 uint32_t cake_stage_width_out(const cake_stage *s);

@@ -1,0 +1,71 @@
+/* Load-time self-test: see selftest.h. */
+#include "worker/engine/selftest.h"
+#include "common/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool same_format(const cake_wspec *a, const cake_wspec *b) {
+    return a->kind == b->kind && a->ftype == b->ftype && a->bits == b->bits && a->group == b->group;
+}
+
+static cake_status test_one(const cake_mat *mat, bool f32_mode, cake_error *err) {
+    const cake_matmul_ops *best = cake_matmul_for(cake_cpu_isa()),
+                          *scalar = cake_matmul_for(CAKE_ISA_SCALAR);
+    cake_assert(best && scalar);
+    uint32_t k = mat->spec.k, n = mat->spec.n < CAKE_TILE_ROWS ? mat->spec.n : CAKE_TILE_ROWS;
+    enum { N_TOK = 2 };
+    size_t act_bytes = cake_act_bytes(k, N_TOK), scratch_bytes = cake_matmul_scratch_bytes();
+    float *x = cake_malloc(N_TOK * k * sizeof *x), a[N_TOK * 16] = {0}, b[N_TOK * 16] = {0};
+    void *act_mem = cake_pages_alloc(act_bytes), *scratch = cake_pages_alloc(scratch_bytes);
+    cake_status st = CAKE_OK;
+    if (!act_mem || !scratch) {
+        st = cake_fail(err, CAKE_ENOMEM, "no memory for the self-test");
+        goto out;
+    }
+    uint32_t seed = 12345;
+    for (size_t i = 0; i < (size_t)N_TOK * k; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        x[i] = (float)(int32_t)seed * 0x1p-30f;
+    }
+    cake_act act;
+    cake_act_init(&act, act_mem, x, k, k, N_TOK);
+    best->act_quantize(&act, 0, N_TOK);
+    best->matmul(mat, &act, f32_mode, a, n, 0, 1, scratch);
+    scalar->act_quantize(&act, 0, N_TOK);
+    scalar->matmul(mat, &act, f32_mode, b, n, 0, 1, scratch);
+    if (memcmp(a, b, N_TOK * n * sizeof *a) != 0)
+        st = cake_fail(
+            err, CAKE_EUNSUPPORTED,
+            "self-test: the %s kernels of this machine do not give the "
+            "same bits as the scalar ones (%u bits, group %u); run with CAKE_KERN=scalar and "
+            "report this",
+            cake_isa_name(cake_cpu_isa()), mat->spec.bits, mat->spec.group);
+out:
+    cake_pages_free(act_mem, act_bytes);
+    cake_pages_free(scratch, scratch_bytes);
+    free(x);
+    return st;
+}
+
+cake_status cake_self_test(const cake_weights *w, bool f32_mode, cake_error *err) {
+    enum { FORMATS_MAX = 64 };
+    const cake_mat *tested[FORMATS_MAX];
+    size_t n_tested = 0;
+    for (uint32_t i = 0; i < w->n_layers + 1; i++) {
+        const cake_layer_weights *l = i < w->n_layers ? &w->layers[i] : NULL;
+        const cake_linear *all[] = {l ? &l->q : &w->head, l ? &l->k : NULL,    l ? &l->v : NULL,
+                                    l ? &l->o : NULL,     l ? &l->gate : NULL, l ? &l->up : NULL,
+                                    l ? &l->down : NULL};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
+            if (!all[j] || !all[j]->mat.packed) continue;
+            size_t t = 0;
+            while (t < n_tested && !same_format(&tested[t]->spec, &all[j]->mat.spec)) t++;
+            if (t < n_tested || n_tested == FORMATS_MAX) continue;
+            tested[n_tested++] = &all[j]->mat;
+            cake_status st = test_one(&all[j]->mat, f32_mode, err);
+            if (st != CAKE_OK) return st;
+        }
+    }
+    return CAKE_OK;
+}
