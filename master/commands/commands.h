@@ -1,0 +1,18 @@
+/* The verbs of cake-master. Each returns a status that main turns into the exit code; its result is
+ * on stdout, everything else on stderr. */
+#ifndef CAKE_MASTER_COMMANDS_COMMANDS_H
+#define CAKE_MASTER_COMMANDS_COMMANDS_H
+
+#include "master/options.h"
+
+cake_status cake_command_run(const cake_master_options *o, cake_error *err);
+cake_status cake_command_plan(const cake_master_options *o, cake_error *err);
+cake_status cake_command_bundle(const cake_master_options *o, cake_error *err);
+cake_status cake_command_workers(const cake_master_options *o, cake_error *err);
+cake_status cake_command_cluster_create(const cake_master_options *o, cake_error *err);
+cake_status cake_command_cluster_show(const cake_master_options *o, cake_error *err);
+cake_status cake_command_cluster_join(const cake_master_options *o, cake_error *err);
+cake_status cake_command_bench(const cake_master_options *o, cake_error *err);
+cake_status cake_command_doctor(const cake_master_options *o, cake_error *err);
+
+#endif

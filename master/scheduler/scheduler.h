@@ -1,0 +1,75 @@
+/* The scheduler: many sequences over one deployed plan, batched so that every stage has work.
+ *
+ * A batch mixes the next token of sequences that decode with chunks of prompts that are prefilled.
+ * As many batches are in flight as there are stages, and one more; the sequences that decode are
+ * dealt out over them, so that a sequence is in one batch at a time and the stages overlap. Chunks
+ * of one prompt follow each other through the pipeline without waiting.
+ *
+ * Which rows share a batch never changes a result (worker/engine), so scheduling is free to choose.
+ *
+ * One thread: that of the cluster's loop. Callbacks run inside cake_scheduler_step or the cluster's
+ * poll and may submit and cancel. */
+#ifndef CAKE_MASTER_SCHEDULER_SCHEDULER_H
+#define CAKE_MASTER_SCHEDULER_SCHEDULER_H
+
+#include "master/cluster/cluster.h"
+
+typedef struct cake_scheduler cake_scheduler;
+
+typedef enum {
+    CAKE_DONE_STOP,     /* next() said so */
+    CAKE_DONE_LENGTH,   /* the context is full */
+    CAKE_DONE_CANCELED, /* cake_scheduler_cancel */
+    CAKE_DONE_ERROR,    /* see err */
+} cake_done;
+
+/* A sequence to compute. Strings and arrays are copied; callbacks get `arg`. */
+typedef struct {
+    const uint32_t *prompt; /* [n_prompt], n_prompt >= 1 */
+    uint32_t n_prompt;
+    uint32_t max_positions; /* prompt and answer together; 0: the plan's context */
+    bool score; /* logits of every prompt row are wanted, in order, and nothing is generated */
+    void *arg;
+    /* Logits [n_vocab] of the row at `position` (borrowed during the call). With score: called once
+     * per prompt row, *token ignored. Otherwise called when the prompt is done and after each
+     * token: choose the next into *token; false ends the sequence (the chosen token is not
+     * computed). */
+    bool (*next)(void *arg, uint32_t position, float *logits, uint32_t n_vocab, uint32_t *token);
+    /* The sequence is over; called exactly once. err is set for CAKE_DONE_ERROR. */
+    void (*done)(void *arg, cake_done how, const cake_error *err);
+} cake_sequence_request;
+
+/* Sums since creation, for reports. */
+typedef struct {
+    uint64_t batches, rows, prompt_rows, decode_rows;
+    uint32_t n_stages;
+    struct {
+        uint64_t compute_ns, queue_ns, rows;
+    } stage[CAKE_STAGES_MAX];
+    uint64_t flight_ns; /* sum over batches, from sending to result */
+    uint32_t running, waiting;
+} cake_scheduler_stats;
+
+/* c must have a deployed plan; takes over its handler. */
+cake_status cake_scheduler_new(cake_scheduler **out, cake_cluster *c, cake_error *err);
+/* Ends what is left with CAKE_DONE_CANCELED. */
+void cake_scheduler_free(cake_scheduler *s);
+
+/* Queue a sequence; *id names it for cancel. CAKE_EINVAL: empty prompt or a token outside the
+ * vocabulary; CAKE_ENOSPACE: the prompt does not fit into the context; CAKE_EAGAIN: the queue is
+ * full. */
+cake_status cake_scheduler_submit(cake_scheduler *s, const cake_sequence_request *r, uint64_t *id,
+                                  cake_error *err);
+/* End a sequence; its memory on the stages is free again with the next batch. Unknown ids are
+ * ignored. */
+void cake_scheduler_cancel(cake_scheduler *s, uint64_t id);
+
+/* Send what can be sent, then wait for at most timeout_ms for results. A lost worker ends every
+ * sequence with CAKE_DONE_ERROR and is returned. */
+cake_status cake_scheduler_step(cake_scheduler *s, int timeout_ms, cake_error *err);
+/* No sequence running or waiting. */
+bool cake_scheduler_idle(const cake_scheduler *s);
+
+void cake_scheduler_stats_get(const cake_scheduler *s, cake_scheduler_stats *out);
+
+#endif
