@@ -83,7 +83,8 @@ static void assign(cake_jj *r, cake_jj_scope *s, const cake_jj_node *t, cake_jj_
     } else if (t->kind == JN_NSREF) {
         cake_jj_value ns = get_var(r, s, t->sym);
         if (ns.type != JJ_NS)
-            cake_jj_fail(r, CAKE_EINVAL, "cannot set an attribute of a %s, only of a namespace",
+            cake_jj_fail(r, CAKE_EINVAL,
+                         "cannot set an attribute of a value of type %s, only of a namespace",
                          cake_jj_type_name(ns));
         cake_jj_dict_set(r, ns.u.d, t->value, v);
     } else {
@@ -247,7 +248,7 @@ static cake_jj_value slice(cake_jj *r, cake_jj_scope *s, const cake_jj_node *n) 
     r->line = n->line;
     cake_jj_defined(r, o);
     if (o.type != JJ_STR && !(is_array(o) || (o.type == JJ_SEQ && o.kind == JJ_RANGE)))
-        cake_jj_fail(r, CAKE_EINVAL, "a %s cannot be sliced%s", cake_jj_type_name(o),
+        cake_jj_fail(r, CAKE_EINVAL, "a value of type %s cannot be sliced%s", cake_jj_type_name(o),
                      o.type == JJ_SEQ ? " (put |list before it)" : "");
     if (!step) cake_jj_fail(r, CAKE_EINVAL, "a slice step cannot be zero");
     if (step < -INT32_MAX) step = -INT32_MAX;
@@ -267,9 +268,14 @@ static cake_jj_value slice(cake_jj *r, cake_jj_scope *s, const cake_jj_node *n) 
         stop = high;
     int64_t count = step > 0 ? (stop - start + step - 1) / step : (start - stop - step - 1) / -step;
     if (o.type == JJ_STR) return cake_jj_slice_str(r, o, start, step, count);
-    cake_jj_value out =
-        cake_jj_seq_new(r, o.kind == JJ_RANGE ? JJ_LIST : o.kind, count > 0 ? (size_t)count : 0);
-    for (int64_t k = 0, i = start; k < count; k++, i += step)
+    cake_jj_value out = cake_jj_seq_new(r, o.kind, count > 0 ? (size_t)count : 0);
+    if (o.kind == JJ_RANGE) { /* bounds for printing; a range has at most 100000 items */
+        const cake_jj_seq *q = o.u.seq;
+        out.u.seq->start = q->start + start * q->step;
+        out.u.seq->stop = q->start + stop * q->step;
+        out.u.seq->step = q->step * step;
+    }
+    for (int64_t m = 0, i = start; m < count; m++, i += step)
         cake_jj_seq_add(r, out, o.u.seq->v[i]);
     return out;
 }
@@ -469,7 +475,7 @@ cake_jj_value cake_jj_call(cake_jj *r, cake_jj_value fn, const cake_jj_args *a) 
     case JJ_LOOP: v = for_again(r, fn.u.loop, a); break;
     default:
         cake_jj_defined(r, fn);
-        cake_jj_fail(r, CAKE_EINVAL, "a %s cannot be called", cake_jj_type_name(fn));
+        cake_jj_fail(r, CAKE_EINVAL, "a value of type %s cannot be called", cake_jj_type_name(fn));
     }
     cake_jj_leave(r);
     return v;
@@ -580,7 +586,7 @@ static cake_jj_value eval_here(cake_jj *r, cake_jj_scope *s, const cake_jj_node 
     case JN_CALL: return eval_call(r, s, n, false, (cake_jj_value){0});
     case JN_FILTER: return eval_filter(r, s, n);
     case JN_TEST: return eval_test(r, s, n);
-    default: cake_assert(!"an expression");
+    default: cake_assert(false && "not an expression");
     }
     return cake_jj_none();
 }
@@ -749,7 +755,7 @@ static flow run_here(cake_jj *r, cake_jj_scope *s, const cake_jj_node *n) {
     case JN_SCOPE: return run(r, inner(r, s), n->c);
     case JN_BREAK: return BREAK;
     case JN_CONTINUE: return CONTINUE;
-    default: cake_assert(!"a statement");
+    default: cake_assert(false && "not a statement");
     }
     return GO;
 }

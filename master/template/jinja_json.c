@@ -103,7 +103,8 @@ static void put_scalar(writer *w, cake_jj_value v) {
         cake_jj_put_repr(w->r, w->b, v);
     else {
         cake_jj_defined(w->r, v);
-        cake_jj_fail(w->r, CAKE_EINVAL, "a %s cannot be written as JSON", cake_jj_type_name(v));
+        cake_jj_fail(w->r, CAKE_EINVAL, "a value of type %s cannot be written as JSON",
+                     cake_jj_type_name(v));
     }
 }
 

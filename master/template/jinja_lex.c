@@ -104,6 +104,7 @@ static char sign_at(const lexer *x, size_t i) {
 }
 
 static void comment(lexer *x) {
+    if (x->at >= x->n) return; /* "{#" at the very end: Jinja lets it pass */
     for (size_t i = x->at; i + 1 < x->n; i++) {
         if (x->s[i] != '#' || x->s[i + 1] != '}') continue;
         char sign = i > x->at ? sign_at(x, i - 1) : 0;

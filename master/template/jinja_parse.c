@@ -171,23 +171,34 @@ static cake_jj_node *tuple(parser *p, bool cond, bool parenthesised) {
 static void call_args(parser *p, cake_jj_node *n) {
     expect_op(p, '(');
     uint32_t cap = 0;
-    bool keyword = false;
+    bool keyword = false, star = false, star2 = false;
     while (!is_op(p, ')')) {
         if (n->n_args) {
             expect_op(p, ',');
             if (is_op(p, ')')) break;
         }
         cake_jj_arg_node a = {0};
+        bool misplaced = false;
         if (skip_op(p, JJ_OP2('*', '*'))) {
+            misplaced = star2;
             a.stars = 2;
+            star2 = true;
         } else if (skip_op(p, '*')) {
+            misplaced = star || star2;
             a.stars = 1;
+            star = true;
         } else if (p->tok->type == JT_NAME && p->tok[1].type == JT_OP && p->tok[1].op == '=') {
             a.name = expect_name(p);
             next(p);
+            misplaced = star2;
             keyword = true;
-        } else if (keyword) {
-            cake_jj_fail(p->r, CAKE_EFORMAT, "a positional argument follows a keyword argument");
+        } else {
+            misplaced = keyword || star || star2;
+        }
+        if (misplaced) {
+            cake_jj_fail(
+                p->r, CAKE_EFORMAT,
+                "the arguments of a call are out of order (positional, *args, named, **kwargs)");
         }
         a.node = expression(p);
         if (n->n_args == cap) {

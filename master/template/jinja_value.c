@@ -195,7 +195,7 @@ cake_jj_value *cake_jj_dict_get(cake_jj *r, const cake_jj_dict *d, cake_jj_value
 
 void cake_jj_dict_set(cake_jj *r, cake_jj_dict *d, cake_jj_value key, cake_jj_value v) {
     if (!hashable(key))
-        cake_jj_fail(r, CAKE_EINVAL, "a %s cannot be a key", cake_jj_type_name(key));
+        cake_jj_fail(r, CAKE_EINVAL, "a value of type %s cannot be a key", cake_jj_type_name(key));
     cake_jj_value *at = cake_jj_dict_get(r, d, key);
     if (at) {
         *at = v;
@@ -356,7 +356,8 @@ bool cake_jj_contains(cake_jj *r, cake_jj_value item, cake_jj_value in) {
         return cake_jj_find(in, item, 0) != SIZE_MAX;
     case JJ_DICT:
         if (!hashable(item))
-            cake_jj_fail(r, CAKE_EINVAL, "a %s cannot be a key", cake_jj_type_name(item));
+            cake_jj_fail(r, CAKE_EINVAL, "a value of type %s cannot be a key",
+                         cake_jj_type_name(item));
         return cake_jj_dict_get(r, in.u.d, item) != NULL;
     case JJ_UNDEF: return false;
     case JJ_SEQ: {
@@ -366,7 +367,8 @@ bool cake_jj_contains(cake_jj *r, cake_jj_value item, cake_jj_value in) {
         return false;
     }
     default:
-        cake_jj_fail(r, CAKE_EINVAL, "a %s cannot be searched with 'in'", cake_jj_type_name(in));
+        cake_jj_fail(r, CAKE_EINVAL, "a value of type %s cannot be searched with 'in'",
+                     cake_jj_type_name(in));
     }
 }
 
@@ -381,7 +383,7 @@ int64_t cake_jj_len(cake_jj *r, cake_jj_value v) {
     default: break;
     }
     if (v.type == JJ_LOOP) return cake_jj_as_int(cake_jj_getattr(r, v, cake_jj_strz("length")));
-    cake_jj_fail(r, CAKE_EINVAL, "a %s has no length%s", cake_jj_type_name(v),
+    cake_jj_fail(r, CAKE_EINVAL, "a value of type %s has no length%s", cake_jj_type_name(v),
                  v.type == JJ_SEQ ? " (put |list before |length)" : "");
 }
 
@@ -414,7 +416,8 @@ cake_jj_value cake_jj_iter(cake_jj *r, cake_jj_value v) {
             i += n;
         }
         return s;
-    default: cake_jj_fail(r, CAKE_EINVAL, "a %s cannot be iterated", cake_jj_type_name(v));
+    default:
+        cake_jj_fail(r, CAKE_EINVAL, "a value of type %s cannot be iterated", cake_jj_type_name(v));
     }
 }
 
