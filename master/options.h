@@ -44,7 +44,7 @@ typedef struct {
     const char *dump_logits; /* file, NULL */
     /* computing */
     int compute;     /* CAKE_COMPUTE_* */
-    int wire;        /* CAKE_WIRE_* */
+    int wire;        /* CAKE_OPTION_WIRE_* */
     int64_t threads; /* 0: one per core */
     int64_t context; /* positions; 0: the model's, at most 4096 */
     uint64_t memory; /* bytes this machine gives; 0: what is free */

@@ -291,12 +291,15 @@ static cake_status need_value(parser *p, const char *name, const cake_opt *o) {
                      o && o->arg ? o->arg : "VALUE");
 }
 
+static bool is_long_name(const parser *p, const char *name) {
+    for (size_t i = 0; i < p->prog->n_opts; i++)
+        if (strcmp(name, p->prog->opts[i].name) == 0) return true;
+    return false;
+}
+
 /* Is `word` a long option of ours? Then a value was probably forgotten before it. */
 static bool is_long_option(const parser *p, const char *word) {
-    if (word[0] != '-' || word[1] != '-' || !word[2]) return false;
-    for (size_t i = 0; i < p->prog->n_opts; i++)
-        if (strcmp(word + 2, p->prog->opts[i].name) == 0) return true;
-    return false;
+    return word[0] == '-' && word[1] == '-' && is_long_name(p, word + 2);
 }
 
 /* The value of an option: what follows '=', or the next argument. */
@@ -377,9 +380,11 @@ static cake_status short_options(parser *p, int argc, char **argv, int *i) {
         size_t r = 0;
         while (r < p->prog->n_opts && p->prog->opts[r].letter != *s) r++;
         if (r == p->prog->n_opts)
-            return cake_fail(
-                p->err, CAKE_EUSAGE, "unknown option -%c in '%.64s'%s", *s, argv[*i],
-                s == argv[*i] + 1 && strlen(s) > 1 ? " (long options begin with two dashes)" : "");
+            return is_long_name(p, argv[*i] + 1)
+                       ? cake_fail(p->err, CAKE_EUSAGE,
+                                   "unknown option %.64s; did you mean -%.64s?", argv[*i], argv[*i])
+                       : cake_fail(p->err, CAKE_EUSAGE, "unknown option -%c in '%.64s'", *s,
+                                   argv[*i]);
         const cake_opt *o = &p->prog->opts[r];
         if (!takes_value(o)) {
             add_given(p, r, "true");

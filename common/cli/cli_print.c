@@ -229,13 +229,15 @@ static void bash_completion(const cake_cli_program *prog, FILE *f) {
         if (o->type == CAKE_OPT_ENUM) {
             fprintf(f, "COMPREPLY=($(compgen -W \"");
             for (size_t c = 0; o->choices[c]; c++) fprintf(f, "%s%s", c ? " " : "", o->choices[c]);
-            fprintf(f, "\" -- \"$cur\"))");
+            fprintf(f, "\" -- \"$cur\")); ");
         } else if (o->hint & CAKE_OPT_DIR) {
-            fprintf(f, "compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- \"$cur\"))");
+            fprintf(f, "compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "
+                       "\"$cur\"); ");
         } else if (o->hint & CAKE_OPT_FILE) {
-            fprintf(f, "compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$cur\"))");
+            fprintf(f, "compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "
+                       "\"$cur\"); ");
         }
-        fprintf(f, "; return ;;\n");
+        fprintf(f, "return ;;\n");
     }
     fprintf(f, "  --config) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "
                "\"$cur\")); return ;;\n");
