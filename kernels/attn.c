@@ -30,12 +30,12 @@ size_t cake_kv_block_bytes(const cake_attn_spec *s) {
 }
 
 size_t cake_attn_scratch_bytes(const cake_attn_spec *s, uint32_t n_rows_max) {
-    /* as attn_body.h lays it out, for the widest tile (8 rows) and chunk (96 virtual rows) */
+    /* as attn_body.h lays it out, for the widest tile (6 rows) and chunk (96 virtual rows) */
     size_t dp = round16(s->head_dim), group = s->n_heads / s->n_kv_heads;
     size_t chunk = group >= 96 ? 1 : 96 / group;
     size_t nv = (n_rows_max < chunk ? n_rows_max : chunk) * group;
     size_t floats =
-        8 * CAKE_KV_BLOCK + 8 * dp + 2 * CAKE_KV_BLOCK * dp + nv * (dp + 2) + nv * s->head_dim;
+        6 * CAKE_KV_BLOCK + 6 * dp + 2 * CAKE_KV_BLOCK * dp + nv * (dp + 2) + nv * s->head_dim;
     return ((floats * sizeof(float) + 63) & ~(size_t)63) + 64;
 }
 

@@ -10,22 +10,22 @@
 
 #include <math.h>
 
-/* ROWS: the most query rows of a tile; BEST_ROWS: the number to prefer where there are many.
- * QK_W(R): key groups of 16 and PV_W(R): groups of 16 d that stay in registers with R rows. */
+/* ROWS: the most query rows of a tile. QK_W(R): key groups of 16 and PV_W(R): groups of 16 d that
+ * stay in registers with R rows. */
 #if defined(CAKE_LANES_AVX512)
-enum { ROWS = 8, BEST_ROWS = 6 };
-#define QK_W(R) ((R) > 6 ? 2 : 4)
-#define PV_W(R) ((R) > 6 ? 2 : (R) == 1 ? 8 : 4)
+enum { ROWS = 6 };
+#define QK_W(R) 4
+#define PV_W(R) ((R) == 1 ? 8 : 4)
 #elif defined(CAKE_LANES_AVX2)
-enum { ROWS = 6, BEST_ROWS = 6 };
+enum { ROWS = 6 };
 #define QK_W(R) ((R) == 1 ? 4 : (R) == 2 ? 2 : 1)
 #define PV_W(R) QK_W(R)
 #elif defined(CAKE_LANES_NEON)
-enum { ROWS = 6, BEST_ROWS = 6 };
+enum { ROWS = 6 };
 #define QK_W(R) ((R) <= 2 ? 2 : 1)
 #define PV_W(R) QK_W(R)
 #else
-enum { ROWS = 3, BEST_ROWS = 3 };
+enum { ROWS = 3 };
 #define QK_W(R) 1
 #define PV_W(R) 1
 #endif
@@ -101,9 +101,10 @@ static void k_kv_store(const cake_attn_spec *s, void *block, uint32_t slot, cons
 }
 
 /* Decode waits for memory: while the keys of a block are in use its values are fetched, then the
- * next block's keys, at the pace of reading (w groups of 32 bytes). */
+ * next block's keys, at the pace of reading (w groups of 32 bytes). Into the second-level cache:
+ * the first is no larger than a block. */
 LANES_FN void prefetch(const char *p, int w) {
-    for (int i = 0; i < (w + 1) / 2; i++) __builtin_prefetch(p + 64 * i, 0, 3);
+    for (int i = 0; i < (w + 1) / 2; i++) __builtin_prefetch(p + 64 * i, 0, 2);
 }
 
 /* sc[r][16 g ..] = q[r] . K for W groups of 16 keys from group g0. */
@@ -216,13 +217,6 @@ TILE_FN(3)
 TILE_FN(4)
 TILE_FN(5)
 TILE_FN(6)
-#endif
-#if defined(CAKE_LANES_AVX512)
-TILE_FN(7)
-TILE_FN(8)
-#define TILE_ROW(f)                                                                                \
-    { f##_1, f##_2, f##_3, f##_4, f##_5, f##_6, f##_7, f##_8 }
-#elif !defined(CAKE_LANES_SCALAR)
 #define TILE_ROW(f)                                                                                \
     { f##_1, f##_2, f##_3, f##_4, f##_5, f##_6 }
 #else
@@ -426,7 +420,7 @@ static void chunk_blocks(attn_scratch *t, const void *const *blocks, uint32_t po
         while (r1 > r0 && !visible(j->s, b, (uint64_t)pos0 + r1 - 1, &lo, &hi)) r1--;
         if (r0 == r1) continue;
         size_t v = (size_t)r0 * j->group, v_end = (size_t)r1 * j->group;
-        size_t n_tiles = v_end - v <= ROWS ? 1 : (v_end - v + BEST_ROWS - 1) / BEST_ROWS;
+        size_t n_tiles = (v_end - v + ROWS - 1) / ROWS;
         load_block(t, blocks[b], b + 1 < b1 ? blocks[b + 1] : blocks[b], n_tiles);
         for (; n_tiles; n_tiles--) {
             size_t rows = (v_end - v + n_tiles - 1) / n_tiles; /* tiles of like sizes */

@@ -220,8 +220,7 @@ static void line(const char *bench, const char *shape, cake_isa isa, int threads
     fflush(stdout);
 }
 
-static void bench_attn(cake_isa isa, int threads, char *kv, size_t kv_bytes, double gbs,
-                       double gflops) {
+static void bench_attn(cake_isa isa, int threads, char *kv, size_t kv_bytes) {
     static const cake_attn_spec specs[] = {
         {.n_heads = 14, .n_kv_heads = 2, .head_dim = 64, .scale = 0.125f},
         {.n_heads = 16, .n_kv_heads = 8, .head_dim = 128, .scale = 0.088388f},
@@ -230,6 +229,7 @@ static void bench_attn(cake_isa isa, int threads, char *kv, size_t kv_bytes, dou
         {.n_heads = 16, .n_kv_heads = 2, .head_dim = 256, .scale = 0.0625f},
     };
     enum { CONTEXT = 8192, CHUNK = 256 };
+    double gflops = fma_gflops(isa, threads);
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         attn_job j = {
             .kern = cake_attn_for(isa), .s = specs[i], .n_blocks = CONTEXT / CAKE_KV_BLOCK};
@@ -248,6 +248,8 @@ static void bench_attn(cake_isa isa, int threads, char *kv, size_t kv_bytes, dou
 
         j.pos0 = CONTEXT - 1, j.n_rows = 1;
         double bytes = (double)j.n_layers * j.n_blocks * (double)block;
+        read_job r = {.p = kv, .bytes = kv_bytes}; /* beside each shape: neighbours come and go */
+        double gbs = (double)kv_bytes / best_time(read_work, &r, threads) * 1e-9;
         double by_fma = gflops / (j.s.n_heads / j.s.n_kv_heads);
         line("attn_decode", shape, isa, threads, bytes / best_time(attn_work, &j, threads) * 1e-9,
              "GB/s", by_fma < gbs ? by_fma : gbs, 0.85);
@@ -341,10 +343,7 @@ int main(int argc, char **argv) {
         if (!wanted || !cake_cpu_has((cake_isa)isa)) continue;
         bench_vec((cake_isa)isa);
         for (int threads = 1;; threads = max_threads) {
-            read_job r = {.p = kv, .bytes = kv_bytes};
-            double gbs = (double)kv_bytes / best_time(read_work, &r, threads) * 1e-9;
-            bench_attn((cake_isa)isa, threads, kv, kv_bytes, gbs,
-                       fma_gflops((cake_isa)isa, threads));
+            bench_attn((cake_isa)isa, threads, kv, kv_bytes);
             if (threads == max_threads) break;
         }
     }
