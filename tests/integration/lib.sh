@@ -166,6 +166,18 @@ spawn() {
     disown
 }
 pid_of() { echo "${IT_PID[$1]}"; }
+# it_child PID NAME: a process called NAME below PID
+it_child() {
+    local c
+    for c in $(cat "/proc/$1/task/"*/children 2>/dev/null); do
+        if [[ $(cat "/proc/$c/comm" 2>/dev/null) == "$2" ]]; then
+            echo "$c"
+            return
+        fi
+        it_child "$c" "$2" && return
+    done
+    return 1
+}
 alive() { [[ -n ${IT_PID[$1]:-} ]] && kill -0 "${IT_PID[$1]}" 2>/dev/null; }
 gone() { ! alive "$1"; }
 # send NAME SIGNAL
