@@ -42,6 +42,7 @@ UNIT  := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/*.c))
 TOOLS := $(patsubst %.c,$(B)/%,$(wildcard tests/tools/*.c))
 BENCH := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 FUZZ  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
+REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(B)/tests/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all test unit bench bench-check fuzz fuzz-bins asan tsan cov lint format check-format check-deps install uninstall clean help demo reference
 .SECONDARY:
@@ -58,6 +59,9 @@ $(BENCH) $(TOOLS): $(B)/%: $(B)/%.o $(LIB)
 	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(MASTER_LIBS) -o $@
 $(FUZZ): $(B)/%: $(B)/%.o $(LIB)
 	$(CC) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) $^ $(MASTER_LIBS) -o $@
+# The same targets with a main that feeds them files: corpora are replayed by any compiler in make test.
+$(REPLAY): $(B)/tests/fuzz/replay_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/replay.o $(LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ $(MASTER_LIBS) -o $@
 $(B)/%.o: %.c $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(call isa,$*) -c $< -o $@
@@ -66,7 +70,7 @@ $(B)/.flags: FORCE
 	@mkdir -p $(@D); echo '$(CC) $(CPPFLAGS) $(CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS)' > $@
 FORCE:
 
-test: check-deps all $(UNIT) $(TOOLS)                   ## every test that needs no GPU and no outside network
+test: check-deps all $(UNIT) $(TOOLS) $(REPLAY)         ## every test that needs no GPU and no outside network
 	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT) $(filter-out %/lib.sh,$(wildcard tests/integration/*.sh))
 unit: $(UNIT)                                           ## unit tests only
 	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT)
