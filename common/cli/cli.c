@@ -245,7 +245,7 @@ static cake_status store(const origin *from, const char *text, void *out, cake_e
     }
     case CAKE_OPT_LIST: break;
     }
-    cake_assert(!"a list is stored elsewhere");
+    cake_assert(false && "a list is stored elsewhere");
     return CAKE_EINVAL;
 }
 
@@ -772,7 +772,7 @@ cake_cli_source cake_cli_source_of(const cake_cli_program *prog, const cake_cli 
                                    const char *name) {
     for (size_t r = 0; r < prog->n_opts; r++)
         if (strcmp(prog->opts[r].name, name) == 0) return (cake_cli_source)cli->source[r];
-    cake_assert(!"an option of the table");
+    cake_assert(false && "an option of the table");
     return CAKE_FROM_DEFAULT;
 }
 

@@ -172,7 +172,7 @@ static uint32_t begin_of(const work *w, uint32_t v, uint32_t j, double value) {
     double overhead = w->c->req->nodes[node].overhead_s;
     for (uint32_t i = lo[j]; i <= hi[j]; i++)
         if ((w->g[i] - d[i]) + d[j] + overhead == value) return i;
-    cake_assert(!"a chain can be walked back");
+    cake_assert(false && "a chain can be walked back");
     return 0;
 }
 
