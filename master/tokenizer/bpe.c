@@ -294,7 +294,7 @@ static cake_status cached_word(tok_enc *e, const uint8_t *s, size_t n) {
         a[1] = a[0];
         memcpy(a->key, k, sizeof k);
         a->len = (uint8_t)n, a->n_ids = (uint8_t)got;
-        memcpy(a->ids, e->out->v + before, got * sizeof *a->ids);
+        if (got) memcpy(a->ids, e->out->v + before, got * sizeof *a->ids);
     }
     return st;
 }
