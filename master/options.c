@@ -20,9 +20,9 @@ static const char *const level_choices[] = {"debug", "info", "warn", "error", "n
 #define V(verb) (1u << CAKE_VERB_##verb)
 enum {
     RUN = V(RUN),
-    MODEL = V(RUN) | V(PLAN) | V(BUNDLE) | V(DOCTOR),
-    PLANS = V(RUN) | V(PLAN) | V(BUNDLE),
-    NET = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(DOCTOR),
+    MODEL = V(RUN) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR),
+    PLANS = V(RUN) | V(PLAN) | V(BUNDLE) | V(BENCH),
+    NET = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(BENCH) | V(DOCTOR),
     KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN),
     LISTS = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(CLUSTER_SHOW) | V(BENCH) | V(DOCTOR) |
             V(VERSION),
@@ -70,7 +70,7 @@ static const cake_opt opts[] = {
      "seed of the random choice; the same seed gives the same text on any cluster; -1: a new one "
      "each time"},
 
-    {"compute", 0, CAKE_OPT_ENUM, AT(compute), "KIND", "int8", 0, 0, compute_choices, RUN, 0,
+    {"compute", 0, CAKE_OPT_ENUM, AT(compute), "KIND", "int8", 0, 0, compute_choices, PLANS, 0,
      "Computing", "activations inside the matrix kernels; f32 is slow and for comparing"},
     {"wire", 0, CAKE_OPT_ENUM, AT(wire), "KIND", "f32", 0, 0, wire_choices, PLANS, 0, "Computing",
      "activations between machines; f32 is exact, the others are for slow links"},
@@ -93,7 +93,7 @@ static const cake_opt opts[] = {
     {"name", 0, CAKE_OPT_STRING, AT(name), "NAME", NULL, 0, 0, NULL, NET, 0, "Cluster",
      "what this machine is called in tables; its host name by default"},
     {"address", 0, CAKE_OPT_STRING, AT(address), "HOST:PORT", "0.0.0.0:0", 0, 0, NULL, RUN, 0,
-     "Cluster", "where this machine listens for the last worker's results; port 0 picks one"},
+     "Cluster", "accepted for scripts written for Cake; nothing connects to this master"},
     {"cluster-key-file", 0, CAKE_OPT_STRING, AT(cluster_key_file), "FILE", NULL, 0, 0, NULL, KEYS,
      CAKE_OPT_FILE, "Cluster",
      "file with the cluster key; else CAKE_CLUSTER_KEY in the environment, else the stored key"},
@@ -143,7 +143,7 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
     [CAKE_VERB_CLUSTER_JOIN] = {"cluster join", NULL, 0, 0, "store the key of an existing cluster",
                                 "Asks for the words, or reads them from standard input or "
                                 "--cluster-key-file; never from the command line."},
-    [CAKE_VERB_BENCH] = {"bench", NULL, 0, 0, "measure this machine as the planner does", NULL},
+    [CAKE_VERB_BENCH] = {"bench", NULL, 0, 0, "measure prompts and decoding of a model over the cluster", NULL},
     [CAKE_VERB_DOCTOR] = {"doctor", NULL, 0, 0,
                           "look for what is wrong with this machine and its network", NULL},
     [CAKE_VERB_VERSION] = {"version", NULL, 0, 0, "show versions, libraries and CPU features",
@@ -170,8 +170,8 @@ const cake_cli_program cake_master_program = {
 
 cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cli,
                                       cake_error *err) {
-    bool needs_model =
-        cli->verb == CAKE_VERB_RUN || cli->verb == CAKE_VERB_PLAN || cli->verb == CAKE_VERB_BUNDLE;
+    bool needs_model = cli->verb == CAKE_VERB_RUN || cli->verb == CAKE_VERB_PLAN ||
+                       cli->verb == CAKE_VERB_BUNDLE || cli->verb == CAKE_VERB_BENCH;
     if (cli->verb == CAKE_VERB_RUN) {
         if (cli->n_args) {
             if (o->prompt)

@@ -82,7 +82,9 @@ cake_status cake_scheduler_new(cake_scheduler **out, cake_cluster *c, cake_error
     s->n_free_slots = s->n_seqs;
     s->free_slots = cake_calloc(s->n_seqs, sizeof *s->free_slots);
     for (uint32_t i = 0; i < s->n_seqs; i++) s->free_slots[i] = s->n_seqs - 1 - i;
-    s->ops = cake_calloc(s->n_seqs, sizeof *s->ops);
+    s->ops = cake_calloc(s->n_seqs + 1, sizeof *s->ops);
+    s->ops[s->n_ops++] = (cake_kv_op){.op = CAKE_KV_RESET}; /* an earlier scheduler may have left some */
+    s->next_batch = cake_now_ns();                          /* and late results of its batches */
     s->rows = cake_calloc(s->max_rows, sizeof *s->rows);
     s->logits = cake_malloc(s->n_vocab * sizeof *s->logits);
     for (uint32_t i = 0; i < s->max_flights; i++) {
@@ -118,7 +120,7 @@ static void reap(cake_scheduler *s) {
 /* The stages apply operations before rows, in order: the slot may be used again at once. */
 static void free_on_stages(cake_scheduler *s, uint32_t slot) {
     for (uint32_t i = 0; i < s->n_ops; i++)
-        if (s->ops[i].seq == slot) return; /* said already; nothing was sent since */
+        if (s->ops[i].op == CAKE_KV_FREE && s->ops[i].seq == slot) return; /* said already; nothing was sent since */
     s->ops[s->n_ops++] = (cake_kv_op){.op = CAKE_KV_FREE, .seq = slot};
 }
 
