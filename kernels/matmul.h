@@ -10,26 +10,34 @@
  *
  * Packed layout, tile after tile, every part 64-byte aligned:
  *   dense    [k][16 rows] elements of ftype, the tile padded to 64 bytes
- *   affine   per group: group/32 blocks of codes, then 16 scales, then 16 biases (ftype, row order)
+ *   affine   per group: group/32 blocks of codes, then 16 scales, then 16 biases (ftype)
  *   A block of codes is 32 columns x 16 rows in `bits` vectors of 64 bytes. Let c[j], j = 0..7, be
- * the 64-byte vector whose byte 4*row + t is the code of column 4*j + t. Then 8 bits   v[j]   =
- * c[j] 4 bits   v[i]   = c[i] | c[i+4] << 4                                      i = 0..3 2 bits
- * v[i]   = c[i] | c[i+2] << 2 | c[i+4] << 4 | c[i+6] << 6          i = 0..1 6 bits   v[0..3] as 4
- * bits of the low nibbles, v[4..5] as 2 bits of the bits above 5 bits   v[0..3] as 4 bits of the
- * low nibbles, bit j of v[4] = bit 4 of c[j] 3 bits   v[0..1] as 2 bits of the low two bits, bit j
- * of v[2] = bit 2 of c[j] so that packed size = stored size for quantized formats when n % 16 == 0.
+ *   the 64-byte vector whose byte 4*row + t is the code of column 4*j + t. Then
+ *     8 bits   v[j] = c[j]
+ *     4 bits   v[i] = c[i] | c[i+4] << 4                                   i = 0..3
+ *     2 bits   v[i] = c[i] | c[i+2] << 2 | c[i+4] << 4 | c[i+6] << 6       i = 0..1
+ *     3 bits   v[i] = c[i] | c[i+3] << 3 | e[i] << 6                       i = 0..2
+ *              e = c[6] & 3, c[7] & 3, c[6] >> 2 | (c[7] >> 2) << 1
+ *     5 bits   v[i] = c[i] | e[i] << 5                                     i = 0..4
+ *              e = c[5] & 7, c[6] & 7, c[7] & 7, c[5] >> 3 | (c[7] >> 3 & 1) << 2,
+ *                  c[6] >> 3 | (c[7] >> 4) << 2
+ *     6 bits   v[i] = c[i] | e[i] << 6                                     i = 0..5
+ *              e = c[6] & 3, c[6] >> 2 & 3, c[6] >> 4, c[7] & 3, c[7] >> 2 & 3, c[7] >> 4
+ *   Whole codes where they fit and the last ones in the bits left over: the fewest steps to
+ *   expand, and packed size = stored size when n % 16 == 0.
  *
  * Arithmetic of one output y = sum over k of w*x (all f32; fma = fused, one rounding):
  *   Activations are quantized per block h of 32 columns: a = max|x|; scale[h] = a / 127;
  *     q = round_half_even(x * (127 / a)); sum32[h] = scale[h] * (float)(sum of q);
- *     sum64[u] = sum32[2u] + sum32[2u+1]. A block with a < 2^-100 has scale 0 and q 0; one with an
- *     infinity or a NaN has scale NaN and q 0.
- *   affine, per unit of min(group, 64) columns in ascending order, s and b of the unit's group:
- *     d[h] = exact integer sum of code * q over the block;
- *     f = scale[h0] * (float)d[h0];  if the unit has a second block: f = fma(scale[h1],
- * (float)d[h1], f) acc = fma(s, f, acc);  acc = fma(b, sum of the unit, acc) dense, and affine in
- * f32 mode (w = s*q + b, product rounded, then sum rounded): activations stay f32, part[k % 4] =
- * fma(w[k], x[k], part[k % 4]) in ascending k;  y = (part0 + part1) + (part2 + part3)
+ *     sum64[u] = sum32[2u] + sum32[2u+1]. A block with a < 2^-100 has scale 0 and q 0; one with
+ *     an infinity or a NaN has scale NaN and q 0.
+ *   affine, per unit of min(group, 64) columns, ascending, s and b of the unit's group:
+ *     d[h] = exact integer sum of code * q over the block
+ *     f = scale[h0] * (float)d[h0], and in a unit of two: f = fma(scale[h1], (float)d[h1], f)
+ *     acc = fma(s, f, acc);  acc = fma(b, sum32 or sum64 of the unit, acc)
+ *   dense, and affine in f32 mode (w = s*q + b, product rounded, then sum rounded):
+ *     activations stay f32; part[k % 4] = fma(w[k], x[k], part[k % 4]) for ascending k;
+ *     y = (part[0] + part[1]) + (part[2] + part[3])
  *
  * Threads: everything here is re-entrant; callers split work by tiles or tokens. Nothing allocates,
  * blocks or fails; sizes are checked once by cake_wspec_valid(). */

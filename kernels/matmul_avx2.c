@@ -31,41 +31,58 @@ INLINE __m256 load_floats(const void *p, cake_ftype t) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
+/* x >> shift in every byte, then & mask. */
+INLINE __m256i field(__m256i x, int shift, int mask) {
+    if (shift) x = _mm256_srli_epi16(x, shift);
+    return _mm256_and_si256(x, _mm256_set1_epi8((char)mask));
+}
+
+INLINE __m256i or3(__m256i a, __m256i b, __m256i c) {
+    return _mm256_or_si256(_mm256_or_si256(a, b), c);
+}
+
 /* Expand eight rows of one block: v points at the half. 8 bits: c[0..7] low nibbles, c[8..15] high.
  */
 INLINE void load_block(const uint8_t *v, int bits, __m256i *c) {
-    const __m256i m4 = _mm256_set1_epi8(15), m2 = _mm256_set1_epi8(3);
-    if (bits == 8) {
-        for (int j = 0; j < 8; j++) {
-            __m256i x = load256(v + 64 * j);
-            c[j] = _mm256_and_si256(x, m4);
-            c[j + 8] = _mm256_and_si256(_mm256_srli_epi16(x, 4), m4);
-        }
-        return;
+    __m256i x[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < bits; i++) {
+        x[i] = load256(v + 64 * i);
+        __asm__("" : "+x"(x[i])); /* one load, not one per use: the load ports are the limit */
     }
-    const uint8_t *high = v;
-    if (bits >= 4) {
-        for (int i = 0; i < 4; i++) {
-            __m256i x = load256(v + 64 * i);
-            c[i] = _mm256_and_si256(x, m4);
-            c[i + 4] = _mm256_and_si256(_mm256_srli_epi16(x, 4), m4);
-        }
-        high += 256;
-    }
-    if (bits == 2 || bits == 3 || bits == 6) {
+    switch (bits) {
+    case 2:
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) c[j] = field(x[j & 1], 2 * (j >> 1), 3);
+        break;
+    case 3:
+#pragma GCC unroll 6
+        for (int j = 0; j < 6; j++) c[j] = field(x[j % 3], j / 3 * 3, 7);
+        c[6] = _mm256_or_si256(field(x[0], 6, 3), field(x[2], 4, 4));
+        c[7] = _mm256_or_si256(field(x[1], 6, 3), field(x[2], 5, 4));
+        break;
+    case 4:
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) c[j] = field(x[j & 3], 4 * (j >> 2), 15);
+        break;
+    case 5:
+#pragma GCC unroll 5
+        for (int j = 0; j < 5; j++) c[j] = field(x[j], 0, 31);
+        c[5] = _mm256_or_si256(field(x[0], 5, 7), field(x[3], 2, 24));
+        c[6] = _mm256_or_si256(field(x[1], 5, 7), field(x[4], 2, 24));
+        c[7] = or3(field(x[2], 5, 7), field(x[3], 4, 8), field(x[4], 3, 16));
+        break;
+    case 6:
+#pragma GCC unroll 6
+        for (int j = 0; j < 6; j++) c[j] = field(x[j], 0, 63);
+        c[6] = or3(field(x[0], 6, 3), field(x[1], 4, 12), field(x[2], 2, 48));
+        c[7] = or3(field(x[3], 6, 3), field(x[4], 4, 12), field(x[5], 2, 48));
+        break;
+    default:
+#pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
-            __m256i x = _mm256_srli_epi16(load256(high + 64 * (j & 1)), 2 * (j >> 1));
-            x = _mm256_and_si256(x, m2);
-            c[j] = bits == 6 ? _mm256_or_si256(c[j], _mm256_slli_epi16(x, 4)) : x;
-        }
-        high += 128;
-    }
-    if (bits == 3 || bits == 5) {
-        const __m256i one = _mm256_set1_epi8(1);
-        __m256i x = load256(high);
-        for (int j = 0; j < 8; j++) {
-            __m256i bit = _mm256_and_si256(_mm256_srli_epi16(x, j), one);
-            c[j] = _mm256_or_si256(c[j], _mm256_slli_epi16(bit, bits - 1));
+            c[j] = field(x[j], 0, 15);
+            c[j + 8] = field(x[j], 4, 15);
         }
     }
 }
@@ -272,7 +289,10 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
     }
 #define TILE_FNS(bits) TILE_FN(bits, 1) TILE_FN(bits, 2)
 TILE_FNS(2)
-TILE_FNS(3) TILE_FNS(4) TILE_FNS(5) TILE_FNS(6) TILE_FNS(8)
+TILE_FNS(3)
+TILE_FNS(4)
+TILE_FNS(5)
+TILE_FNS(6) TILE_FNS(8)
 
     typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
                          float *);

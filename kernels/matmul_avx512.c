@@ -32,53 +32,56 @@ INLINE __m512 load_floats(const void *p, cake_ftype t) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 
-/* (a & mask) | (b & ~mask) */
-INLINE __m512i blend_bits(__m512i mask, __m512i a, __m512i b) {
-    return _mm512_ternarylogic_epi32(mask, a, b, 0xca);
+/* x >> shift in every byte, then & mask. (On Zen 4 and, or and shifts leave the multipliers alone,
+ * ternary logic does not.) */
+INLINE __m512i field(__m512i x, unsigned shift, int mask) {
+    if (shift) x = _mm512_srli_epi16(x, shift);
+    return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
+}
+
+INLINE __m512i or3(__m512i a, __m512i b, __m512i c) {
+    return _mm512_or_si512(_mm512_or_si512(a, b), c);
 }
 
 /* Expand one block of codes to bytes. */
 INLINE void load_block(const uint8_t *v, int bits, __m512i c[8]) {
-    const __m512i m1 = _mm512_set1_epi8(1), m2 = _mm512_set1_epi8(3), m4 = _mm512_set1_epi8(15);
-    if (bits == 8) {
-        for (int j = 0; j < 8; j++) c[j] = load512(v + 64 * j);
-        return;
+    __m512i x[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < bits; i++) {
+        x[i] = load512(v + 64 * i);
+        __asm__("" : "+v"(x[i])); /* one load, not one per use: the load ports are the limit */
     }
-    if (bits == 2 || bits == 3) {
-        __m512i lo[2] = {load512(v), load512(v + 64)};
-        if (bits == 2) {
-            for (int j = 0; j < 8; j++)
-                c[j] = _mm512_and_si512(_mm512_srli_epi16(lo[j & 1], 2 * (j >> 1)), m2);
-            return;
-        }
-        __m512i hi = load512(v + 128), m3 = _mm512_set1_epi8(7);
-        for (int j = 0; j < 8; j++) {
-            __m512i h = j < 2 ? _mm512_slli_epi16(hi, 2 - j) : _mm512_srli_epi16(hi, j - 2);
-            __m512i l = _mm512_srli_epi16(lo[j & 1], 2 * (j >> 1));
-            c[j] = _mm512_and_si512(blend_bits(m2, l, h), m3);
-        }
-        return;
-    }
-    for (int i = 0; i < 4; i++) {
-        __m512i x = load512(v + 64 * i);
-        c[i] = _mm512_and_si512(x, m4);
-        c[i + 4] = _mm512_and_si512(_mm512_srli_epi16(x, 4), m4);
-    }
-    if (bits == 5) {
-        __m512i hi = load512(v + 256), m = _mm512_slli_epi16(m1, 4);
-        for (int j = 0; j < 8; j++) {
-            __m512i h = j < 4 ? _mm512_slli_epi16(hi, 4 - j) : _mm512_srli_epi16(hi, j - 4);
-            c[j] = _mm512_ternarylogic_epi32(c[j], h, m, 0xf8); /* c | (h & m) */
-        }
-    }
-    if (bits == 6) {
-        __m512i hi[2] = {load512(v + 256), load512(v + 320)}, m = _mm512_slli_epi16(m2, 4);
-        for (int j = 0; j < 8; j++) {
-            int sh = 4 - 2 * (j >> 1);
-            __m512i h = sh >= 0 ? _mm512_slli_epi16(hi[j & 1], sh >= 0 ? sh : 0)
-                                : _mm512_srli_epi16(hi[j & 1], sh < 0 ? -sh : 0);
-            c[j] = _mm512_ternarylogic_epi32(c[j], h, m, 0xf8);
-        }
+    switch (bits) {
+    case 2:
+#pragma GCC unroll 8
+        for (unsigned j = 0; j < 8; j++) c[j] = field(x[j & 1], 2 * (j >> 1), 3);
+        break;
+    case 3:
+#pragma GCC unroll 6
+        for (unsigned j = 0; j < 6; j++) c[j] = field(x[j % 3], j / 3 * 3, 7);
+        c[6] = _mm512_or_si512(field(x[0], 6, 3), field(x[2], 4, 4));
+        c[7] = _mm512_or_si512(field(x[1], 6, 3), field(x[2], 5, 4));
+        break;
+    case 4:
+#pragma GCC unroll 8
+        for (unsigned j = 0; j < 8; j++) c[j] = field(x[j & 3], 4 * (j >> 2), 15);
+        break;
+    case 5:
+#pragma GCC unroll 5
+        for (unsigned j = 0; j < 5; j++) c[j] = field(x[j], 0, 31);
+        c[5] = _mm512_or_si512(field(x[0], 5, 7), field(x[3], 2, 24));
+        c[6] = _mm512_or_si512(field(x[1], 5, 7), field(x[4], 2, 24));
+        c[7] = or3(field(x[2], 5, 7), field(x[3], 4, 8), field(x[4], 3, 16));
+        break;
+    case 6:
+#pragma GCC unroll 6
+        for (unsigned j = 0; j < 6; j++) c[j] = field(x[j], 0, 63);
+        c[6] = or3(field(x[0], 6, 3), field(x[1], 4, 12), field(x[2], 2, 48));
+        c[7] = or3(field(x[3], 6, 3), field(x[4], 4, 12), field(x[5], 2, 48));
+        break;
+    default:
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) c[j] = x[j];
     }
 }
 
@@ -149,11 +152,15 @@ INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, 
         for (uint32_t blk = 0; blk < per_group; blk += (uint32_t)ub) {
             __m512 f = _mm512_setzero_ps();
             for (int i = 0; i < ub; i++, p += block_bytes, q += 32, scale++) {
-                __m512i c[8], d = _mm512_setzero_si512();
+                __m512i c[8], d = _mm512_setzero_si512(), e = d; /* two chains: half the latency */
                 for (int v = 0; v < bits; v++) _mm_prefetch(p + PREFETCH + v * 64, _MM_HINT_T0);
                 load_block(p, bits, c);
-                for (int j = 0; j < 8; j++) d = _mm512_dpbusd_epi32(d, c[j], bcast(q + j * 4));
-                __m512 df = _mm512_cvtepi32_ps(d), x = _mm512_set1_ps(*scale);
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; j++) {
+                    d = _mm512_dpbusd_epi32(d, c[j], bcast(q + j * 4));
+                    e = _mm512_dpbusd_epi32(e, c[j + 4], bcast(q + j * 4 + 16));
+                }
+                __m512 df = _mm512_cvtepi32_ps(_mm512_add_epi32(d, e)), x = _mm512_set1_ps(*scale);
                 f = i == 0 ? _mm512_mul_ps(x, df) : _mm512_fmadd_ps(x, df, f);
             }
             acc = _mm512_fmadd_ps(sc, f, acc);
@@ -282,7 +289,10 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
 #define TILE_FNS(bits) TILE_FN(bits, 1) TILE_FN(bits, 2)
 TILE_FNS(2)
 TILE_FNS(3)
-TILE_FNS(4) TILE_FNS(5) TILE_FNS(6) TILE_FNS(8)
+TILE_FNS(4)
+TILE_FNS(5)
+TILE_FNS(6)
+TILE_FNS(8)
 
     typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
                          float *);

@@ -65,21 +65,25 @@ static inline size_t cake_group_bytes(const cake_wspec *s) {
 /* Code of (row, col) in a packed block of 32 columns x 16 rows. */
 static inline uint32_t cake_block_code(const uint8_t *v, uint32_t bits, uint32_t row,
                                        uint32_t col) {
-    uint32_t j = col / 4, at = row * 4 + col % 4;
-#define NIB(v) ((uint32_t)((v)[(j & 3) * 64 + at] >> (j >> 2) * 4 & 15))
-#define TWO(v) ((uint32_t)((v)[(j & 1) * 64 + at] >> (j >> 1) * 2 & 3))
-#define ONE(v) ((uint32_t)((v)[at] >> j & 1))
+    const uint32_t j = col / 4, at = row * 4 + col % 4;
+#define V(i, shift, mask) ((uint32_t)v[(i)*64 + at] >> (shift) & (mask))
     switch (bits) {
-    case 2: return TWO(v);
-    case 3: return TWO(v) | ONE(v + 128) << 2;
-    case 4: return NIB(v);
-    case 5: return NIB(v) | ONE(v + 256) << 4;
-    case 6: return NIB(v) | TWO(v + 256) << 4;
-    default: return v[j * 64 + at];
+    case 2: return V(j & 1, (j >> 1) * 2, 3);
+    case 3:
+        if (j < 6) return V(j % 3, j / 3 * 3, 7);
+        return V(j - 6, 6, 3) | V(2, j, 1) << 2;
+    case 4: return V(j & 3, (j >> 2) * 4, 15);
+    case 5:
+        if (j < 5) return V(j, 0, 31);
+        if (j < 7) return V(j - 5, 5, 7) | V(j - 2, 5, 3) << 3;
+        return V(2, 5, 7) | V(3, 7, 1) << 3 | V(4, 7, 1) << 4;
+    case 6:
+        if (j < 6) return V(j, 0, 63);
+        v += (j - 6) * 192;
+        return V(0, 6, 3) | V(1, 6, 3) << 2 | V(2, 6, 3) << 4;
+    default: return V(j, 0, 255);
     }
-#undef NIB
-#undef TWO
-#undef ONE
+#undef V
 }
 
 #endif

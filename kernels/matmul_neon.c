@@ -20,38 +20,47 @@ INLINE float32x4_t load_floats(const uint8_t *p, cake_ftype t) {
     return vreinterpretq_f32_u32(vshll_n_u16(h, 16));
 }
 
+/* x >> shift, & mask */
+INLINE uint8x16_t field(uint8x16_t x, int shift, uint8_t mask) {
+    return vandq_u8(vshlq_u8(x, vdupq_n_s8((int8_t)-shift)), vdupq_n_u8(mask));
+}
+
+INLINE uint8x16_t or3(uint8x16_t a, uint8x16_t b, uint8x16_t c) {
+    return vorrq_u8(vorrq_u8(a, b), c);
+}
+
+/* (x >> 6) << to */
+#define TOP2(x, to) vshlq_n_u8(vshrq_n_u8(x, 6), to)
+
 /* Expand four rows of one block: v points at the quad. */
 INLINE void load_block(const uint8_t *v, int bits, int8x16_t c[8]) {
-    const uint8x16_t m4 = vdupq_n_u8(15), m2 = vdupq_n_u8(3), m1 = vdupq_n_u8(1);
-    uint8x16_t u[8];
-    if (bits == 8) {
-        for (int j = 0; j < 8; j++)
-            c[j] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(v + 64 * j), vdupq_n_u8(0x80)));
-        return;
-    }
-    const uint8_t *high = v;
-    if (bits >= 4) {
-        for (int i = 0; i < 4; i++) {
-            uint8x16_t x = vld1q_u8(v + 64 * i);
-            u[i] = vandq_u8(x, m4);
-            u[i + 4] = vshrq_n_u8(x, 4);
-        }
-        high += 256;
-    }
-    if (bits == 2 || bits == 3 || bits == 6) {
-        for (int j = 0; j < 8; j++) {
-            uint8x16_t x = vld1q_u8(high + 64 * (j & 1));
-            x = vandq_u8(vshlq_u8(x, vdupq_n_s8((int8_t)(-2 * (j >> 1)))), m2);
-            u[j] = bits == 6 ? vorrq_u8(u[j], vshlq_n_u8(x, 4)) : x;
-        }
-        high += 128;
-    }
-    if (bits == 3 || bits == 5) {
-        uint8x16_t x = vld1q_u8(high);
-        for (int j = 0; j < 8; j++) {
-            uint8x16_t bit = vandq_u8(vshlq_u8(x, vdupq_n_s8((int8_t)-j)), m1);
-            u[j] = vorrq_u8(u[j], vshlq_u8(bit, vdupq_n_s8((int8_t)(bits - 1))));
-        }
+    uint8x16_t x[8], u[8];
+    for (int i = 0; i < bits; i++) x[i] = vld1q_u8(v + 64 * i);
+    switch (bits) {
+    case 2:
+        for (int j = 0; j < 8; j++) u[j] = field(x[j & 1], 2 * (j >> 1), 3);
+        break;
+    case 3:
+        for (int j = 0; j < 6; j++) u[j] = field(x[j % 3], j / 3 * 3, 7);
+        u[6] = vorrq_u8(vshrq_n_u8(x[0], 6), field(x[2], 4, 4));
+        u[7] = vorrq_u8(vshrq_n_u8(x[1], 6), field(x[2], 5, 4));
+        break;
+    case 4:
+        for (int j = 0; j < 8; j++) u[j] = field(x[j & 3], 4 * (j >> 2), 15);
+        break;
+    case 5:
+        for (int j = 0; j < 5; j++) u[j] = field(x[j], 0, 31);
+        u[5] = vorrq_u8(vshrq_n_u8(x[0], 5), field(x[3], 2, 24));
+        u[6] = vorrq_u8(vshrq_n_u8(x[1], 5), field(x[4], 2, 24));
+        u[7] = or3(vshrq_n_u8(x[2], 5), field(x[3], 4, 8), field(x[4], 3, 16));
+        break;
+    case 6:
+        for (int j = 0; j < 6; j++) u[j] = field(x[j], 0, 63);
+        u[6] = or3(TOP2(x[0], 0), TOP2(x[1], 2), TOP2(x[2], 4));
+        u[7] = or3(TOP2(x[3], 0), TOP2(x[4], 2), TOP2(x[5], 4));
+        break;
+    default:
+        for (int j = 0; j < 8; j++) u[j] = veorq_u8(x[j], vdupq_n_u8(0x80));
     }
     for (int j = 0; j < 8; j++) c[j] = vreinterpretq_s8_u8(u[j]);
 }
@@ -222,7 +231,9 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
     }
 #define TILE_FNS(bits) TILE_FN(bits, 1) TILE_FN(bits, 2)
 TILE_FNS(2)
-TILE_FNS(3) TILE_FNS(4) TILE_FNS(5) TILE_FNS(6) TILE_FNS(8)
+TILE_FNS(3)
+TILE_FNS(4)
+TILE_FNS(5) TILE_FNS(6) TILE_FNS(8)
 
     typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
                          float *);

@@ -58,32 +58,35 @@ static void unpack_codes(const uint8_t *p, uint32_t bits, uint8_t c[32]) {
 }
 
 /* Place 32 codes of one row into its lane of the block's vectors. */
-static void place_codes(uint8_t *v, uint32_t bits, uint32_t row, const uint8_t c[32]) {
+static void place_codes(uint8_t *v, uint32_t bits, uint32_t row, const uint8_t code[32]) {
     uint8_t *lane = v + row * 4;
-    for (uint32_t t = 0; t < 4; t++, lane++, c++) {
-        if (bits == 8) {
-            for (uint32_t j = 0; j < 8; j++) lane[j * 64] = c[4 * j];
-            continue;
-        }
-        uint8_t *high = lane; /* where the bits above the low plane go */
-        if (bits >= 4) {
-            for (uint32_t i = 0; i < 4; i++)
-                lane[i * 64] = (uint8_t)((c[4 * i] & 15) | (c[4 * i + 16] & 15) << 4);
-            high += 256;
-        }
-        if (bits == 2 || bits == 3 || bits == 6) {
-            uint32_t sh = bits == 6 ? 4 : 0;
+    for (uint32_t t = 0; t < 4; t++, lane++) {
+        uint32_t c[8], out[8];
+        for (uint32_t j = 0; j < 8; j++) out[j] = c[j] = code[4 * j + t];
+        switch (bits) {
+        case 2:
             for (uint32_t i = 0; i < 2; i++)
-                high[i * 64] =
-                    (uint8_t)((c[4 * i] >> sh & 3) | (c[4 * i + 8] >> sh & 3) << 2 |
-                              (c[4 * i + 16] >> sh & 3) << 4 | (c[4 * i + 24] >> sh & 3) << 6);
-            high += 128;
+                out[i] = c[i] | c[i + 2] << 2 | c[i + 4] << 4 | c[i + 6] << 6;
+            break;
+        case 3:
+            out[0] = c[0] | c[3] << 3 | (c[6] & 3) << 6;
+            out[1] = c[1] | c[4] << 3 | (c[7] & 3) << 6;
+            out[2] = c[2] | c[5] << 3 | (c[6] >> 2) << 6 | (c[7] >> 2) << 7;
+            break;
+        case 4:
+            for (uint32_t i = 0; i < 4; i++) out[i] = c[i] | c[i + 4] << 4;
+            break;
+        case 5:
+            for (uint32_t i = 0; i < 3; i++) out[i] |= (c[i + 5] & 7) << 5;
+            out[3] |= (c[5] >> 3) << 5 | (c[7] >> 3 & 1) << 7;
+            out[4] |= (c[6] >> 3) << 5 | (c[7] >> 4) << 7;
+            break;
+        case 6:
+            for (uint32_t i = 0; i < 6; i++) out[i] |= (c[6 + i / 3] >> i % 3 * 2 & 3) << 6;
+            break;
+        default: break;
         }
-        if (bits == 3 || bits == 5) {
-            uint32_t plane = 0;
-            for (uint32_t j = 0; j < 8; j++) plane |= (c[4 * j] >> (bits - 1) & 1u) << j;
-            *high = (uint8_t)plane;
-        }
+        for (uint32_t i = 0; i < bits; i++) lane[i * 64] = (uint8_t)out[i];
     }
 }
 

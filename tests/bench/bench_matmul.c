@@ -1,7 +1,7 @@
 /* Speed of the packed matmul family beside the machine's own limits, one JSON line per case.
  *
- *   bench_matmul [-f FORMAT] [-i ISA] [-n N] [-t THREADS] [-r ROUNDS]     (each a filter; default:
- * everything)
+ *   bench_matmul [-f FORMAT] [-i ISA] [-n N] [-t THREADS] [-s SECONDS PER CASE]     (each a filter;
+ * default: everything)
  *
  * n=1 is compared with the read bandwidth of the same number of threads over the same weights on 2
  * MiB pages; larger n with the integer-dot (or, for dense weights, f32 fma) peak of the same
@@ -24,7 +24,7 @@
 #include "common/pool.h"
 #include "kernels/matmul.h"
 
-enum { N = 4096, K = 4096, CHUNK_TILES = 8, POOL_BYTES = 384 << 20, MAX_TOK = 512 };
+enum { N = 4096, K = 4096, CHUNK_TILES = 8, POOL_BYTES = 384 << 20, MAX_TOK = 512, SLACK = 32768 };
 
 static double now(void) {
     struct timespec t;
@@ -38,10 +38,11 @@ static uint8_t *weights;
 static volatile uint64_t sink;
 
 #if defined(__x86_64__)
-__attribute__((target("avx512f"))) static uint64_t read_512(const uint8_t *p, size_t bytes) {
+__attribute__((target("avx512f"))) static uint64_t read_512(const uint8_t *p, size_t bytes,
+                                                            size_t ahead) {
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
     for (size_t i = 0; i < bytes; i += 256) {
-        for (int j = 0; j < 4; j++) _mm_prefetch(p + i + 4096 + 64 * j, _MM_HINT_T0);
+        for (int j = 0; j < 4; j++) _mm_prefetch(p + i + ahead + 64 * j, _MM_HINT_T0);
         a = _mm512_or_si512(a, _mm512_load_si512(p + i));
         b = _mm512_or_si512(b, _mm512_load_si512(p + i + 64));
         c = _mm512_or_si512(c, _mm512_load_si512(p + i + 128));
@@ -50,10 +51,11 @@ __attribute__((target("avx512f"))) static uint64_t read_512(const uint8_t *p, si
     return (uint64_t)_mm512_reduce_or_epi64(
         _mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)));
 }
-__attribute__((target("avx2"))) static uint64_t read_256(const uint8_t *p, size_t bytes) {
+__attribute__((target("avx2"))) static uint64_t read_256(const uint8_t *p, size_t bytes,
+                                                         size_t ahead) {
     __m256i a = _mm256_setzero_si256(), b = a;
     for (size_t i = 0; i < bytes; i += 64) {
-        _mm_prefetch(p + i + 4096, _MM_HINT_T0);
+        _mm_prefetch(p + i + ahead, _MM_HINT_T0);
         a = _mm256_or_si256(a, _mm256_load_si256((const __m256i *)(const void *)(p + i)));
         b = _mm256_or_si256(b, _mm256_load_si256((const __m256i *)(const void *)(p + i + 32)));
     }
@@ -68,22 +70,25 @@ static uint64_t read_64(const uint8_t *p, size_t bytes) {
 }
 
 static void read_chunk(void *arg, size_t chunk, unsigned thread) {
-    (void)arg, (void)thread;
-    const uint8_t *p = weights + (chunk << 20);
+    (void)thread;
+    const size_t at = *(const size_t *)arg;
+    const uint8_t *p = weights + ((at + chunk) << 20);
+    size_t ahead = (size_t)2048 << at / 96 % 4; /* which distance is best depends on the machine */
 #if defined(__x86_64__)
     if (cake_cpu_has(CAKE_ISA_AVX512)) {
-        sink |= read_512(p, 1 << 20);
+        sink |= read_512(p, 1 << 20, ahead);
         return;
     }
     if (cake_cpu_has(CAKE_ISA_AVX2)) {
-        sink |= read_256(p, 1 << 20);
+        sink |= read_256(p, 1 << 20, ahead);
         return;
     }
 #endif
+    (void)ahead;
     sink |= read_64(p, 1 << 20);
 }
 
-enum { PEAK_ROUNDS = 1 << 16, PEAK_CHAINS = 12 };
+enum { PEAK_ROUNDS = 1 << 14, PEAK_CHAINS = 12, PEAK_CHUNKS = 32 };
 
 #if defined(__x86_64__)
 __attribute__((target("avx512f,avx512vnni"))) static double peak_dot_512(void) {
@@ -162,16 +167,20 @@ static void peak_chunk(void *arg, size_t chunk, unsigned thread) {
     p->ops[thread] += peak_ops(p->isa, p->dense);
 }
 
-static double measure_bandwidth(cake_pool *pool) {
+/* A different part of the weights each time: nothing is found in a cache. */
+static double measure_bandwidth(cake_pool *pool, size_t *at) {
+    const size_t chunks = 96;
+    *at = (*at + chunks) % (POOL_BYTES >> 20);
+    if (*at + chunks > POOL_BYTES >> 20) *at = 0;
     double t = now();
-    cake_pool_run(pool, POOL_BYTES >> 20, read_chunk, NULL);
-    return POOL_BYTES / (now() - t) / 1e9;
+    cake_pool_run(pool, chunks, read_chunk, at);
+    return (double)(chunks << 20) / (now() - t) / 1e9;
 }
 
 static double measure_peak(cake_pool *pool, cake_isa isa, bool dense) {
     peak_arg p = {.isa = isa, .dense = dense};
     double t = now(), ops = 0;
-    cake_pool_run(pool, 64, peak_chunk, &p);
+    cake_pool_run(pool, PEAK_CHUNKS, peak_chunk, &p);
     t = now() - t;
     for (int i = 0; i < 64; i++) ops += p.ops[i];
     return ops / t / 1e9;
@@ -181,8 +190,8 @@ static double measure_peak(cake_pool *pool, cake_isa isa, bool dense) {
 
 typedef struct {
     const cake_matmul_ops *ops;
-    cake_mat mat; /* packed of copy 0 */
-    size_t bytes;
+    cake_mat mat;        /* packed of copy 0 */
+    size_t bytes, first; /* of one copy; the first chunk of this sample */
     const cake_act *act;
     float *y;
     char *scratch;
@@ -190,6 +199,7 @@ typedef struct {
 
 static void mm_chunk(void *arg, size_t chunk, unsigned thread) {
     const job *j = arg;
+    chunk += j->first;
     const size_t per = cake_tiles(&j->mat.spec) / CHUNK_TILES;
     cake_mat m = j->mat;
     m.packed = weights + chunk / per * j->bytes;
@@ -253,16 +263,16 @@ static const struct {
 int main(int argc, char **argv) {
     const char *want_format = NULL, *want_isa = NULL;
     unsigned want_n = 0, want_threads = 0;
-    int rounds = 5;
-    for (int c; (c = getopt(argc, argv, "f:i:n:t:r:")) != -1;) switch (c) {
+    double seconds = 0.3;
+    for (int c; (c = getopt(argc, argv, "f:i:n:t:s:")) != -1;) switch (c) {
         case 'f': want_format = optarg; break;
         case 'i': want_isa = optarg; break;
         case 'n': want_n = (unsigned)atoi(optarg); break;
         case 't': want_threads = (unsigned)atoi(optarg); break;
-        case 'r': rounds = atoi(optarg); break;
+        case 's': seconds = atof(optarg); break;
         default: return 2;
         }
-    weights = cake_pages_alloc(POOL_BYTES + 8192);
+    weights = cake_pages_alloc(POOL_BYTES + SLACK);
     float *x = cake_malloc((size_t)MAX_TOK * K * sizeof *x);
     float *y = cake_malloc((size_t)MAX_TOK * N * sizeof *y);
     for (size_t i = 0; i < (size_t)MAX_TOK * K; i++)
@@ -289,17 +299,24 @@ int main(int argc, char **argv) {
                     cake_act_init(&act, act_mem, x, K, K, n);
                     ops->act_quantize(&act, 0, n);
                     size_t bytes = cake_packed_bytes(s), copies = POOL_BYTES / bytes;
-                    size_t use = n == 512 ? 1 : n == 8 ? (copies + 3) / 4 : copies;
-                    job j = {ops, {*s, weights}, bytes, &act, y, scratch};
+                    const size_t total = copies * (N / 16 / CHUNK_TILES);
+                    /* a sample is about 96 MiB of weights at n=1, else about 2 G operations */
+                    size_t use =
+                        n == 1 ? (size_t)(96 << 20) / (bytes / (N / 16 / CHUNK_TILES))
+                               : (size_t)(2e9 / (dense ? 4 : 1) / (2.0 * n * CHUNK_TILES * 16 * K));
+                    if (use < 2) use = 2;
+                    job j = {ops, {*s, weights}, bytes, 0, &act, y, scratch};
                     double value = 0, limit = 0;
-                    for (int r = 0; r < rounds; r++) {
-                        double l = n == 1 ? measure_bandwidth(pool)
+                    size_t at = 0;
+                    for (double end = now() + seconds; now() < end;) {
+                        double l = n == 1 ? measure_bandwidth(pool, &at)
                                           : measure_peak(pool, (cake_isa)isa, dense);
+                        j.first = j.first + 2 * use <= total ? j.first + use : 0;
                         double t = now();
-                        cake_pool_run(pool, use * (N / 16 / CHUNK_TILES), mm_chunk, &j);
+                        cake_pool_run(pool, use, mm_chunk, &j);
                         t = now() - t;
-                        double v = n == 1 ? (double)(bytes * use) / t / 1e9
-                                          : 2.0 * n * N * K * (double)use / t / 1e9;
+                        double v = n == 1 ? (double)(bytes / (N / 16 / CHUNK_TILES) * use) / t / 1e9
+                                          : 2.0 * n * CHUNK_TILES * 16 * K * (double)use / t / 1e9;
                         value = v > value ? v : value;
                         limit = l > limit ? l : limit;
                     }
@@ -318,6 +335,6 @@ int main(int argc, char **argv) {
     free(x), free(y);
     cake_pages_free(scratch, 2 * sb);
     cake_pages_free(act_mem, act_bytes);
-    cake_pages_free(weights, POOL_BYTES + 8192);
+    cake_pages_free(weights, POOL_BYTES + SLACK);
     return 0;
 }

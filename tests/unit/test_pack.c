@@ -77,27 +77,33 @@ static void test_layout(void **state) {
                         uint32_t c[8], at = row * 4 + t;
                         for (uint32_t j = 0; j < 8; j++)
                             c[j] = md_code(&m, row, g * 64 + h * 32 + 4 * j + t);
-                        uint32_t v[8] = {0}, bit;
+                        uint32_t v[8] = {0};
                         switch (s.bits) {
                         case 8: memcpy(v, c, sizeof v); break;
                         case 2:
                             for (int i = 0; i < 2; i++)
                                 v[i] = c[i] | c[i + 2] << 2 | c[i + 4] << 4 | c[i + 6] << 6;
                             break;
-                        case 3:
-                            for (int i = 0; i < 2; i++)
-                                v[i] = (c[i] & 3) | (c[i + 2] & 3) << 2 | (c[i + 4] & 3) << 4 |
-                                       (c[i + 6] & 3) << 6;
-                            for (int j = 0; j < 8; j++) bit = c[j] >> 2, v[2] |= bit << j;
+                        case 4:
+                            for (int i = 0; i < 4; i++) v[i] = c[i] | c[i + 4] << 4;
                             break;
-                        default:
-                            for (int i = 0; i < 4; i++) v[i] = (c[i] & 15) | (c[i + 4] & 15) << 4;
-                            if (s.bits == 5)
-                                for (int j = 0; j < 8; j++) bit = c[j] >> 4, v[4] |= bit << j;
-                            if (s.bits == 6)
-                                for (int i = 0; i < 2; i++)
-                                    v[4 + i] = c[i] >> 4 | (c[i + 2] >> 4) << 2 |
-                                               (c[i + 4] >> 4) << 4 | (c[i + 6] >> 4) << 6;
+                        case 3: {
+                            uint32_t e[3] = {c[6] & 3, c[7] & 3, c[6] >> 2 | (c[7] >> 2) << 1};
+                            for (int i = 0; i < 3; i++) v[i] = c[i] | c[i + 3] << 3 | e[i] << 6;
+                            break;
+                        }
+                        case 5: {
+                            uint32_t e[5] = {c[5] & 7, c[6] & 7, c[7] & 7,
+                                             c[5] >> 3 | (c[7] >> 3 & 1) << 2,
+                                             c[6] >> 3 | (c[7] >> 4) << 2};
+                            for (int i = 0; i < 5; i++) v[i] = c[i] | e[i] << 5;
+                            break;
+                        }
+                        default: {
+                            uint32_t e[6] = {c[6] & 3, c[6] >> 2 & 3, c[6] >> 4,
+                                             c[7] & 3, c[7] >> 2 & 3, c[7] >> 4};
+                            for (int i = 0; i < 6; i++) v[i] = c[i] | e[i] << 6;
+                        }
                         }
                         for (uint32_t i = 0; i < s.bits; i++)
                             assert_int_equal(p[i * 64 + at], v[i]);
