@@ -3,7 +3,7 @@
 #
 #   PREFIX=/usr/local DESTDIR= deploy/install.sh [uninstall]
 #
-# Removing leaves what people made: /etc/cake, keys, caches.
+# Removing leaves what people made (/etc/cake, keys, caches) and the accounts of the services.
 set -eu
 cd "$(dirname "$0")/.."
 PREFIX=${PREFIX:-/usr/local}
@@ -16,6 +16,7 @@ case $PREFIX in
 /usr) UNITDIR=${UNITDIR:-/usr/lib/systemd/system} ;;
 *) UNITDIR=${UNITDIR:-$PREFIX/lib/systemd/system} ;;
 esac
+SYSUSERSDIR=${SYSUSERSDIR:-$PREFIX/lib/sysusers.d}
 COMPLETION=${COMPLETION:-$PREFIX/share/bash-completion/completions}
 case $PREFIX in /*) ;; *) echo "install.sh: PREFIX must be an absolute path, not '$PREFIX'" >&2; exit 2 ;; esac
 
@@ -53,7 +54,9 @@ install)
     put 644 deploy/topology.example.yml "$SHAREDIR/topology.example.yml"
     put 644 deploy/systemd/cake.env.example "$SHAREDIR/cake.env.example"
     put 644 LICENSE "$SHAREDIR/LICENSE"
+    put 644 deploy/systemd/cake.sysusers "$SYSUSERSDIR/cake.conf"
     if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
+        systemd-sysusers "$SYSUSERSDIR/cake.conf" || true
         systemctl daemon-reload || true
         echo "To start a worker with the machine: copy $SHAREDIR/cake.env.example to /etc/cake/worker.env (mode 0600),"
         echo "write the cluster key into it, then: systemctl enable --now cake-worker"
@@ -72,6 +75,7 @@ uninstall)
     take "$SHAREDIR/topology.example.yml"
     take "$SHAREDIR/cake.env.example"
     take "$SHAREDIR/LICENSE"
+    take "$SYSUSERSDIR/cake.conf"
     rmdir "$DESTDIR$SHAREDIR" 2>/dev/null || true
     [ -n "$DESTDIR" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload || true
     ;;
