@@ -567,6 +567,8 @@ static cake_jj_args rest_of(const cake_jj_args *a, size_t from) {
 
 static cake_jj_value pick(cake_jj *r, const char *fn, cake_jj_value v, const cake_jj_args *a,
                           bool by_attr, bool want) {
+    if (!cake_jj_truth(r, v))
+        return cake_jj_seq_new(r, JJ_GEN, 0); /* as Jinja: none gives nothing */
     cake_jj_seq *q = cake_jj_iter(r, v).u.seq;
     cake_jj_value out = cake_jj_seq_new(r, JJ_GEN, 0), attr = nothing();
     size_t at = 0;
@@ -605,6 +607,7 @@ static cake_jj_value f_rejectattr(cake_jj *r, cake_jj_value v, const cake_jj_arg
 }
 
 static cake_jj_value f_map(cake_jj *r, cake_jj_value v, const cake_jj_args *a) {
+    if (!cake_jj_truth(r, v)) return cake_jj_seq_new(r, JJ_GEN, 0);
     cake_jj_seq *q = cake_jj_iter(r, v).u.seq;
     cake_jj_value out = cake_jj_seq_new(r, JJ_GEN, q->n);
     if (!a->n) {

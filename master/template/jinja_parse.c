@@ -12,6 +12,7 @@ typedef struct {
     cake_jj_template *t;
     size_t cap_names;
     cake_jj_node *macro; /* innermost macro being read */
+    uint32_t opened;     /* line of the innermost statement being read */
     unsigned loops;      /* for-bodies around, within the innermost macro */
 } parser;
 
@@ -778,6 +779,8 @@ static cake_jj_node *statement(parser *p) {
     static const char *const outside[] = {"include", "import", "from",       "extends",
                                           "block",   "do",     "autoescape", "print"};
     cake_jj_node *n = NULL;
+    uint32_t outer = p->opened;
+    p->opened = p->tok->line;
     deeper(p);
     for (size_t i = 0; i < sizeof outside / sizeof *outside; i++)
         if (is_name(p, outside[i]))
@@ -808,6 +811,7 @@ static cake_jj_node *statement(parser *p) {
         unexpected(p, "a statement");
     }
     expect_block_end(p);
+    p->opened = outer;
     p->r->depth--;
     return n;
 }
@@ -823,8 +827,8 @@ static cake_jj_node *body(parser *p, const char *const *ends) {
         case JT_END:
             if (ends)
                 cake_jj_fail(p->r, CAKE_EFORMAT,
-                             "the block begun at line %u is never closed with {%% %s %%}", n->line,
-                             ends[1] ? ends[2] ? ends[2] : ends[1] : ends[0]);
+                             "the block begun at line %u is never closed with {%% %s %%}",
+                             p->opened, ends[1] ? ends[2] ? ends[2] : ends[1] : ends[0]);
             n->v = l.v;
             n->n = l.n;
             return n;

@@ -399,6 +399,7 @@ cake_jj_value cake_jj_iter(cake_jj *r, cake_jj_value v) {
     case JJ_SEQ:
         if (v.kind != JJ_GEN) return v;
         s = cake_jj_seq_new(r, JJ_LIST, 0);
+        if (v.u.seq->at == v.u.seq->n) return s;
         s.u.seq->v = v.u.seq->v + v.u.seq->at;
         s.u.seq->n = s.u.seq->cap = v.u.seq->n - v.u.seq->at;
         v.u.seq->at = v.u.seq->n;
