@@ -335,20 +335,29 @@ typedef struct {
     bool residual;     /* add_residual: xn holds a projection to add to x */
 } pass;
 
-/* Rows per chunk of a row loop: a few chunks per thread. */
-static void for_rows(pass *p, void (*fn)(pass *p, uint32_t row),
-                     void (*chunk)(void *, size_t, unsigned)) {
-    if (p->n_rows == 1) {
-        fn(p, 0);
-        return;
-    }
-    cake_pool_run(p->stage->pool, p->n_rows, chunk, p);
+/* Below this much arithmetic a loop is done before another thread would have woken up. */
+enum { INLINE_MACS = 1 << 17, INLINE_FLOATS = 1 << 14 };
+
+typedef struct {
+    pass *p;
+    void (*fn)(pass *p, uint32_t row);
+    uint32_t chunk_rows;
+} row_job;
+
+static void row_chunk(void *arg, size_t chunk, unsigned thread) {
+    (void)thread;
+    const row_job *j = arg;
+    uint32_t begin = (uint32_t)chunk * j->chunk_rows, end = begin + j->chunk_rows;
+    for (uint32_t i = begin; i < end && i < j->p->n_rows; i++) j->fn(j->p, i);
 }
-#define ROW_LOOP(name)                                                                             \
-    static void name##_chunk(void *arg, size_t row, unsigned thread) {                             \
-        (void)thread;                                                                              \
-        name(arg, (uint32_t)row);                                                                  \
-    }
+
+/* fn for every row; row_floats: about how many values it works on. */
+static void for_rows(pass *p, uint32_t row_floats, void (*fn)(pass *p, uint32_t row)) {
+    unsigned threads = cake_pool_threads(p->stage->pool);
+    row_job j = {p, fn, max_u32(p->n_rows / (threads * 8), 1)};
+    if ((uint64_t)p->n_rows * row_floats < INLINE_FLOATS) j.chunk_rows = p->n_rows;
+    cake_pool_run(p->stage->pool, (p->n_rows + j.chunk_rows - 1) / j.chunk_rows, row_chunk, &j);
+}
 
 /* Widest projection groups: q, k, v. */
 enum { GROUP_MAX = 3 };
@@ -387,7 +396,9 @@ static void matmul_group(pass *p, uint32_t n, const cake_linear *const *linear, 
     }
     /* Some eight chunks a thread, so that a late core costs an eighth of its share at most. */
     unsigned threads = cake_pool_threads(s->pool);
-    j.chunk_tiles = threads == 1 ? j.n_tiles : max_u32(j.n_tiles / (threads * 8), 1);
+    bool alone = threads == 1 ||
+                 (uint64_t)j.n_tiles * CAKE_TILE_ROWS * p->act.k * p->act.n_tok < INLINE_MACS;
+    j.chunk_tiles = alone ? j.n_tiles : max_u32(j.n_tiles / (threads * 8), 1);
     cake_pool_run(s->pool, (j.n_tiles + j.chunk_tiles - 1) / j.chunk_tiles, matmul_chunk, &j);
 }
 
@@ -421,7 +432,6 @@ static void add_residual(pass *p, uint32_t row) {
     cake_rmsnorm(xn, x, p->norm, s->hidden, (float)p->stage->config->norm_eps);
     if (p->quantize) cake_act_quantize(&p->act, row, row + 1);
 }
-ROW_LOOP(add_residual)
 
 /* Biases, q/k norm, rope, and the key and value into their block. */
 static void rotate_and_store(pass *p, uint32_t row) {
@@ -451,7 +461,6 @@ static void rotate_and_store(pass *p, uint32_t row) {
     cake_kv_store(&st->attn, (void *)(uintptr_t)r->blocks[pos / CAKE_KV_BLOCK], pos % CAKE_KV_BLOCK,
                   k, v);
 }
-ROW_LOOP(rotate_and_store)
 
 /* Task = (run, up to ATTN_ROWS of its rows, kv head). */
 static void attention_task(void *arg, size_t task, unsigned thread) {
@@ -503,15 +512,19 @@ static void attention(pass *p) {
         return;
     }
     size_t tasks = 0;
-    for (uint32_t i = 0; i < st->n_runs; i++)
-        tasks += (st->runs[i].end - st->runs[i].begin + ATTN_ROWS - 1) / ATTN_ROWS;
-    cake_pool_run(st->pool, tasks * st->attn.n_kv_heads, attention_task, p);
+    uint64_t macs = 0;
+    for (uint32_t i = 0; i < st->n_runs; i++) {
+        uint32_t n = st->runs[i].end - st->runs[i].begin;
+        tasks += (n + ATTN_ROWS - 1) / ATTN_ROWS;
+        macs += 2ull * n * (st->runs[i].pos0 + n) * st->s->q_width;
+    }
+    cake_pool_run(macs < INLINE_MACS ? NULL : st->pool, tasks * st->attn.n_kv_heads, attention_task,
+                  p);
 }
 
 static void quantize_row(pass *p, uint32_t row) {
     cake_act_quantize(&p->act, row, row + 1);
 }
-ROW_LOOP(quantize_row)
 
 static void gate_row(pass *p, uint32_t row) {
     const cake_scratch *s = p->stage->s;
@@ -521,7 +534,6 @@ static void gate_row(pass *p, uint32_t row) {
     cake_swiglu(gate, gate, up, s->ff);
     if (p->quantize) cake_act_quantize(&p->act, row, row + 1);
 }
-ROW_LOOP(gate_row)
 
 /* xn = projection of the previous layer still to be added to x when p->residual. */
 static void run_layer(pass *p, uint32_t index) {
@@ -533,14 +545,14 @@ static void run_layer(pass *p, uint32_t index) {
     const cake_linear *qkv[] = {&l->q, &l->k, &l->v};
     p->norm = l->attn_norm;
     begin_act(p, s->xn, s->hidden, 3, qkv);
-    for_rows(p, add_residual, add_residual_chunk);
+    for_rows(p, s->hidden, add_residual);
     matmul_group(p, 3, qkv, (float *[]){s->q, s->k, s->v});
-    for_rows(p, rotate_and_store, rotate_and_store_chunk);
+    for_rows(p, s->q_width + 2 * s->kv_width, rotate_and_store);
     attention(p);
 
     const cake_linear *o[] = {&l->o};
     begin_act(p, s->q, s->q_width, 1, o);
-    if (p->quantize) for_rows(p, quantize_row, quantize_row_chunk);
+    if (p->quantize) for_rows(p, s->q_width, quantize_row);
     matmul_group(p, 1, o, (float *[]){s->xn});
     p->residual = true;
     p->bias = l->o.bias;
@@ -548,12 +560,12 @@ static void run_layer(pass *p, uint32_t index) {
     const cake_linear *gate_up[] = {&l->gate, &l->up};
     p->norm = l->ffn_norm;
     begin_act(p, s->xn, s->hidden, 2, gate_up);
-    for_rows(p, add_residual, add_residual_chunk);
+    for_rows(p, s->hidden, add_residual);
     matmul_group(p, 2, gate_up, (float *[]){s->gate, s->up});
 
     const cake_linear *down[] = {&l->down};
     begin_act(p, s->gate, s->ff, 1, down);
-    for_rows(p, gate_row, gate_row_chunk);
+    for_rows(p, 2 * s->ff, gate_row);
     matmul_group(p, 1, down, (float *[]){s->xn});
     p->bias = l->down.bias;
 }
@@ -576,7 +588,7 @@ static uint32_t run_head(pass *p, const cake_row *rows, float *out) {
     p->norm = st->w.final_norm;
     const cake_linear *head[] = {&st->w.head};
     begin_act(p, s->xn, s->hidden, 1, head);
-    for_rows(p, add_residual, add_residual_chunk);
+    for_rows(p, s->hidden, add_residual);
     matmul_group(p, 1, head, (float *[]){out});
     for (uint32_t i = 0; st->w.head.bias && i < n; i++)
         add_bias(out + (size_t)i * st->config->vocab, st->w.head.bias, st->config->vocab);
@@ -607,7 +619,7 @@ cake_status cake_stage_run(cake_stage *st, const cake_kv_op *ops, uint32_t n_ops
     pass p = {.stage = st, .n_rows = n_rows};
     for (uint32_t i = 0; i < st->w.n_layers; i++) run_layer(&p, i);
     p.norm = NULL; /* add the last projection, nothing after it */
-    if (p.residual) for_rows(&p, add_residual, add_residual_chunk);
+    if (p.residual) for_rows(&p, s->hidden, add_residual);
     if (st->last) {
         *n_out = run_head(&p, rows, out);
     } else {
