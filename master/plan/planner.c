@@ -150,6 +150,24 @@ typedef struct {
     bool embedding_local, head_local;
 } placement;
 
+static bool any_free_worker(const planner *p) {
+    for (uint32_t i = 0; i < p->n_usable; i++) {
+        const cake_plan_pinned *x = &p->cost.pinned[p->usable[i]];
+        if (x->begin == x->end) return true;
+    }
+    return false;
+}
+
+/* First unit after the layers pinned to workers; 0 without any. */
+static uint32_t last_pinned_end(const planner *p) {
+    uint32_t end = 0;
+    for (uint32_t v = 0; v < p->cost.n_nodes; v++) {
+        const cake_plan_pinned *x = &p->cost.pinned[v];
+        if (v != p->cost.local && x->begin < x->end && x->end > end) end = x->end;
+    }
+    return end;
+}
+
 /* Describe the placement as a search; false when the pins or the local node's memory rule it out.
  */
 static cake_status set_placement(planner *p, placement pl, cake_plan_search *s, bool *possible,
@@ -181,6 +199,11 @@ static cake_status set_placement(planner *p, placement pl, cake_plan_search *s, 
     uint32_t foreign = 1; /* first layer that is pinned to somebody else */
     while (foreign < n - 1 && (c->owner[foreign] == CAKE_PLAN_NONE || c->owner[foreign] == local))
         foreign++;
+    /* Layers nobody lists behind the last pinned ones: no free worker, so the local node has them.
+     */
+    uint32_t pinned_end = last_pinned_end(p);
+    if (pl.head_local && pinned_end > 1 && pinned_end < back && !any_free_worker(p))
+        back = pinned_end;
     if (pl.head_local)
         s->back = back;
     else if (back < n - 1)

@@ -7,8 +7,9 @@
  * and head. A plan is a chain of stages, each a node and a run of units; together they cover 0..L+1
  * in order. Every remote node is at most one stage and holds at least one layer (unless pinned
  * otherwise). The local node (the master's own in-process worker) may be two: the first with the
- * embedding and any layers it takes, the last with the head (and layers only if they are pinned
- * there). Embedding and head stay on the local node unless they do not fit or are pinned elsewhere.
+ * embedding and any layers it takes, the last with the head (and with layers only if they are
+ * pinned there, or come after all pinned ones and no other worker is there to take them).
+ * Embedding and head stay on the local node unless they do not fit or are pinned elsewhere.
  *
  * Cost of a unit on a node, per decoded token: max(read_bytes / read_bw, macs / ops), plus its KV
  * bytes up to half the context / read_bw. Of a stage: its units plus the node's overhead. Of a leg:

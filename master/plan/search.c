@@ -183,7 +183,7 @@ static void walk_back(work *w, size_t state, uint32_t v, cake_plan_chain *chain)
     if (s->back < w->n_units) runs[n++] = (cake_plan_run){w->c->local, s->back, w->n_units};
     for (;;) {
         double value = at(w, state, v)[j];
-        size_t before = state & ~((size_t)1 << v);
+        size_t before = s->exact ? state & ~((size_t)1 << v) : 0;
         if (s->exact)
             gather_set(w, before, v);
         else

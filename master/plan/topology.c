@@ -510,24 +510,3 @@ cake_status cake_topology_check(const cake_topology *t, uint32_t n_layers, cake_
     free(order);
     return st == CAKE_OK ? check_ends(t, n_layers, err) : st;
 }
-
-size_t cake_topology_pins(const cake_topology *t, uint32_t n_layers, const uint32_t *node_of,
-                          uint32_t local, cake_plan_pin *pins) {
-    size_t n = 0;
-    bool all_listed = true;
-    uint32_t first = n_layers, last = 0;
-    for (size_t i = 0; i < t->n_workers; i++) {
-        const cake_topology_worker *w = &t->workers[i];
-        if (w->has_embedding) pins[n++] = (cake_plan_pin){node_of[i], 0, 1};
-        if (w->has_head) pins[n++] = (cake_plan_pin){node_of[i], n_layers + 1, n_layers + 2};
-        all_listed &= w->has_layers;
-        if (!w->has_layers) continue;
-        pins[n++] = (cake_plan_pin){node_of[i], w->layer_begin + 1, w->layer_end + 1};
-        if (w->layer_begin < first) first = w->layer_begin;
-        if (w->layer_end > last) last = w->layer_end;
-    }
-    if (!all_listed || local == UINT32_MAX) return n;
-    if (first > 0) pins[n++] = (cake_plan_pin){local, 1, first + 1};
-    if (last < n_layers) pins[n++] = (cake_plan_pin){local, last + 1, n_layers + 1};
-    return n;
-}

@@ -18,7 +18,6 @@
 #define CAKE_MASTER_PLAN_TOPOLOGY_H
 
 #include "common/status.h"
-#include "master/plan/planner.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -68,13 +67,5 @@ void cake_topology_deinit(cake_topology *t);
  * one belong to the master (as in Cake) when every worker has layers; workers without layers may
  * take any unlisted ones. CAKE_ECONFIG with file, line and remedy. */
 cake_status cake_topology_check(const cake_topology *t, uint32_t n_layers, cake_error *err);
-
-/* What the file fixes, for the planner; call after cake_topology_check. node_of[i]: node of worker
- * i in the request; local: the master's own node or UINT32_MAX. When every worker has layers, the
- * ends nobody lists are pinned to the local node. pins has room for CAKE_TOPOLOGY_PINS(t). Returns
- * how many were written. */
-#define CAKE_TOPOLOGY_PINS(t) (3 * (t)->n_workers + 2)
-size_t cake_topology_pins(const cake_topology *t, uint32_t n_layers, const uint32_t *node_of,
-                          uint32_t local, cake_plan_pin *pins);
 
 #endif

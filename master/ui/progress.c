@@ -161,7 +161,7 @@ static void format_bar(const cake_progress *p, const bar *b, int columns, char *
 /* Draw all bars over the drawn ones; `above`: a line to leave above them. */
 static void redraw(cake_progress *p, const char *above) {
     static const char clear[] = "\033[K\n";
-    enum { LINE = LINE_MAX_COLUMNS + 4 * LABEL_MAX };
+    enum { LINE = 1024 };
     size_t extra = above ? strlen(above) : 0, at = 0;
     size_t cap = (CAKE_PROGRESS_MAX_BARS + 1) * (size_t)(LINE + sizeof clear) + extra + 32;
     char *text = cake_malloc(cap);

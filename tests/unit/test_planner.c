@@ -232,12 +232,37 @@ static bool pinned_to_end(const cake_plan_request *r, uint32_t node) {
     return false;
 }
 
+/* Where the local node's last stage begins when it has two. */
+static uint32_t local_back(const cake_plan_request *r) {
+    uint32_t local = local_of(r), end = 0;
+    uint32_t owner[MAX_UNITS];
+    bool pinned[MAX_NODES] = {false};
+    for (uint32_t u = 0; u < MAX_UNITS; u++) owner[u] = UINT32_MAX;
+    for (size_t p = 0; p < r->n_pins; p++)
+        for (uint32_t u = r->pins[p].unit_begin; u < r->pins[p].unit_end; u++) {
+            owner[u] = r->pins[p].node;
+            if (u == 0 || u > r->n_layers) continue;
+            pinned[r->pins[p].node] = true;
+            if (u + 1 > end) end = u + 1;
+        }
+    for (uint32_t v = 0; v < r->n_nodes; v++) {
+        double busy;
+        if (v == local || pinned[v] || !isfinite(leg(r, v, local, 1, &busy))) continue;
+        for (uint32_t u = 1; u <= r->n_layers; u++) {
+            chain one = {.runs = {{v, u, u + 1}}, .n = 1};
+            if (owner[u] == UINT32_MAX && memory(r, &one, v) <= (double)r->nodes[v].memory_bytes)
+                return r->n_layers + 1; /* a free worker */
+        }
+        if (pinned_to_end(r, v)) return r->n_layers + 1;
+    }
+    return end ? end : r->n_layers + 1;
+}
+
 static bool valid(const cake_plan_request *r, const chain *c) {
     uint32_t local = local_of(r), n_units = r->n_layers + 2, workers = 0;
     if (!isfinite(c->total)) return false;
-    if (c->placement < 2 && c->n > 1 && c->runs[c->n - 1].node == local &&
-        c->runs[c->n - 1].begin != n_units - 1)
-        return false; /* two local stages: the last one is the head alone */
+    if (c->placement == 0 && c->n > 1 && c->runs[c->n - 1].begin != local_back(r))
+        return false; /* two local stages: the last one is the head alone, mostly */
     for (uint32_t i = 0; i < c->n; i++) {
         const run *x = &c->runs[i];
         if (x->node == local) {
@@ -591,6 +616,15 @@ static void test_pins(void **state) {
     assert_int_equal(plan.stages[2].unit_begin, 6);
     assert_int_equal(plan.stages[2].node, 0);
     cake_plan_deinit(&plan);
+    /* the same without saying so, when nobody else is there */
+    x.pins[0] = (cake_plan_pin){1, 3, 6};
+    x.req.n_pins = 1, x.req.n_nodes = 2;
+    plan = made(&x);
+    assert_int_equal(plan.n_stages, 3);
+    assert_int_equal(plan.stages[0].unit_end, 3);
+    assert_int_equal(plan.stages[2].unit_begin, 6);
+    cake_plan_deinit(&plan);
+    x.req.n_nodes = 4;
     /* embedding and head on a worker that has the end layers */
     x.pins[0] = (cake_plan_pin){1, 0, 9};
     x.pins[1] = (cake_plan_pin){1, 9, 10};

@@ -236,36 +236,11 @@ static void test_read(void **state) {
     unlink(path);
 }
 
-static void test_pins(void **state) {
-    (void)state;
-    cake_topology t = good(
-        "a: {host: x:1, layers: [model.layers.2-3]}\nb: {host: x:2, layers: [model.layers.4-5]}\n");
-    uint32_t node_of[] = {7, 9};
-    cake_plan_pin pins[16];
-    assert_true(CAKE_TOPOLOGY_PINS(&t) <= 16);
-    assert_int_equal(cake_topology_pins(&t, 8, node_of, 1, pins), 4);
-    assert_int_equal(pins[0].node, 7);
-    assert_int_equal(pins[0].unit_begin, 3);
-    assert_int_equal(pins[0].unit_end, 5);
-    assert_int_equal(pins[2].node, 1); /* layers 0-1 and 6-7 stay with the master */
-    assert_int_equal(pins[2].unit_begin, 1);
-    assert_int_equal(pins[2].unit_end, 3);
-    assert_int_equal(pins[3].unit_begin, 7);
-    assert_int_equal(pins[3].unit_end, 9);
-    assert_int_equal(cake_topology_pins(&t, 8, node_of, UINT32_MAX, pins), 2);
-    cake_topology_deinit(&t);
-    t = good("a: {host: x:1, layers: [model.layers.2-7, lm_head]}\nb: {host: x:2, layers: "
-             "[model.embed_tokens]}\n");
-    assert_int_equal(cake_topology_pins(&t, 8, node_of, 1, pins), 3); /* b may take layers 0-1 */
-    cake_topology_deinit(&t);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_full_file),    cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_bad_layers),   cmocka_unit_test(test_limits),
         cmocka_unit_test(test_every_prefix), cmocka_unit_test(test_read),
-        cmocka_unit_test(test_pins),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
