@@ -4,6 +4,9 @@
  * copies the row and finds the maximum; a histogram over the distance to the maximum then tells
  * which few entries can be in the top k (or the top p of the mass), and only those are sorted. */
 #include "master/sampler/sampler.h"
+#include "kernels/cpu.h"
+#include "kernels/math.h"
+#include "kernels/vec.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -18,6 +21,7 @@ struct cake_sampler {
     cake_sampler_params p; /* p.logit_bias points to our own copy */
     uint32_t n_vocab;
     const uint32_t *allowed;
+    const cake_vec_kern *vec;
     float *logit;          /* [n_vocab] the row after bias and penalties; -inf = not allowed */
     float *weight;         /* [n_vocab] of the candidates, in their order */
     uint32_t *count;       /* [n_vocab] occurrences in the penalty window; all 0 between picks */
@@ -83,6 +87,7 @@ cake_sampler *cake_sampler_new(const cake_sampler_params *p, uint32_t n_vocab) {
     s->p = *p;
     s->p.logit_bias = NULL;
     s->n_vocab = n_vocab;
+    s->vec = cake_vec_for(cake_cpu_isa());
     s->logit = malloc((size_t)n_vocab * sizeof *s->logit);
     s->weight = malloc((size_t)n_vocab * sizeof *s->weight);
     s->count = calloc(n_vocab, sizeof *s->count);
@@ -117,41 +122,7 @@ void cake_sampler_allow(cake_sampler *s, const uint32_t *allowed) {
     s->allowed = allowed;
 }
 
-/* ---- arithmetic without libm ---- */
-
-/* e^x for x <= 0, relative error below 2e-7; 0 below -87. The loop over it vectorises; every lane
- * does the same IEEE operations, so the bits do not depend on the vector width. */
-static inline float exp_neg(float x) {
-    float y = x < -87.0f ? -87.0f : x;
-    float n = (y * 1.44269504f + 12582912.0f) - 12582912.0f; /* nearest integer */
-    float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;   /* y - n ln 2, in two parts */
-    float q = 1.0f / 5040;
-    q = q * r + 1.0f / 720;
-    q = q * r + 1.0f / 120;
-    q = q * r + 1.0f / 24;
-    q = q * r + 1.0f / 6;
-    q = q * r + 0.5f;
-    q = q * r + 1.0f;
-    q = q * r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) * (1 << 23);
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return x < -87.0f ? 0.0f : q * scale;
-}
-
-/* ln x for a finite x >= 1: ln(2^e m) = e ln 2 + 2 atanh((m-1)/(m+1)), m in [1/sqrt 2, sqrt 2). */
-static double log_of(double x) {
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    int e = (int)(bits >> 52) - 1023;
-    bits = (bits & 0xfffffffffffffu) | (uint64_t)1023 << 52;
-    double m;
-    memcpy(&m, &bits, sizeof m);
-    if (m > 1.4142135623730951) m *= 0.5, e++;
-    double s = (m - 1) / (m + 1), s2 = s * s, sum = 0;
-    for (int k = 23; k >= 1; k -= 2) sum = sum * s2 + 1.0 / k;
-    return e * 0.69314718055994531 + 2 * s * sum;
-}
+/* ---- randomness ---- */
 
 /* Finaliser of SplitMix64 (Steele, Lea, Flood 2014). */
 static uint64_t mix64(uint64_t z) {
@@ -219,8 +190,7 @@ static cake_status load_row(cake_sampler *s, const float *logits, const uint32_t
     if (s->allowed)
         for (uint32_t i = 0; i < n; i++)
             if (!(s->allowed[i >> 5] >> (i & 31) & 1)) s->logit[i] = -INFINITY;
-    float m = -INFINITY;
-    for (uint32_t i = 0; i < n; i++) m = s->logit[i] > m ? s->logit[i] : m;
+    float m = cake_max(s->logit, n);
     if (m == -INFINITY)
         return cake_fail(err, CAKE_EINVAL,
                          "no token of the vocabulary is allowed at this position");
@@ -281,6 +251,7 @@ static uint32_t bin_of(float max, float logit) {
 /* Put every token in bins 0..last into cand, in id order; return how many. */
 static uint32_t collect(cake_sampler *s, float max, uint32_t last) {
     uint32_t n = 0;
+    if (last > N_BINS - 1) last = N_BINS - 1;
     for (uint32_t i = 0; i < s->n_vocab; i++)
         if (s->logit[i] != -INFINITY && (last == N_BINS - 1 || bin_of(max, s->logit[i]) <= last))
             s->cand[n++] = make_cand(s->logit[i], i);
@@ -302,7 +273,8 @@ static uint32_t collect_top_k(cake_sampler *s, float max, uint32_t k) {
  */
 static uint32_t collect_top_p(cake_sampler *s, float max, float top_p, double *total) {
     memset(s->bin_mass, 0, sizeof s->bin_mass);
-    for (uint32_t i = 0; i < s->n_vocab; i++) s->weight[i] = exp_neg(s->logit[i] - max);
+    for (uint32_t i = 0; i < s->n_vocab; i++) s->weight[i] = s->logit[i] - max;
+    s->vec->exp(s->weight, s->weight, s->n_vocab);
     for (uint32_t i = 0; i < s->n_vocab; i++)
         if (s->logit[i] != -INFINITY) s->bin_mass[bin_of(max, s->logit[i])] += (double)s->weight[i];
     double all = 0, sum = 0;
@@ -311,7 +283,7 @@ static uint32_t collect_top_p(cake_sampler *s, float max, float top_p, double *t
     for (sum = s->bin_mass[0]; sum < (double)top_p * all && last < N_BINS - 1;)
         sum += s->bin_mass[++last];
     /* The exact walk adds in another order; one more bin covers the rounding. */
-    uint32_t n = collect(s, max, last < N_BINS - 1 ? last + 1 : last);
+    uint32_t n = collect(s, max, last + 1);
     sort_cand(s, n);
     *total = all;
     return n;
@@ -320,7 +292,8 @@ static uint32_t collect_top_p(cake_sampler *s, float max, float top_p, double *t
 /* weight[i] of candidate i = e^((logit - max) / temperature) */
 static double weigh(cake_sampler *s, uint32_t n, float max, float temperature) {
     for (uint32_t i = 0; i < n; i++)
-        s->weight[i] = exp_neg((s->logit[cand_id(s->cand[i])] - max) / temperature);
+        s->weight[i] = (s->logit[cand_id(s->cand[i])] - max) / temperature;
+    s->vec->exp(s->weight, s->weight, n);
     double total = 0;
     for (uint32_t i = 0; i < n; i++) total += (double)s->weight[i];
     return total;
@@ -337,7 +310,7 @@ static uint32_t filter(cake_sampler *s, float max) {
     else if (p->top_p < 1)
         n = collect_top_p(s, max, p->top_p, &total);
     else
-        n = collect(s, max, N_BINS - 1);
+        n = collect(s, max, p->min_p > 0 ? bin_of(max, max + cake_logf(p->min_p)) + 1 : N_BINS - 1);
     if (p->top_p == 1 && p->min_p == 0) return n;
     double sum = weigh(s, n, max, 1.0f);
     if (p->top_p < 1) {
@@ -362,9 +335,7 @@ cake_status cake_sampler_pick(cake_sampler *s, const float *logits, const uint32
     cake_status st = load_row(s, logits, history, n_history, &max, err);
     if (st != CAKE_OK) return st;
     if (s->p.temperature == 0 || s->p.top_k == 1) {
-        uint32_t i = 0;
-        while (s->logit[i] != max) i++;
-        *token = i;
+        *token = (uint32_t)cake_argmax(s->logit, s->n_vocab);
         return CAKE_OK;
     }
     uint32_t n = filter(s, max);
@@ -394,11 +365,16 @@ cake_status cake_sampler_logprobs(const cake_sampler *s, const float *logits, ui
                          CAKE_TOP_LOGPROBS_MAX);
     cake_status st = check_finite(logits, n, err);
     if (st != CAKE_OK) return st;
-    float max = logits[0];
-    for (uint32_t i = 1; i < n; i++) max = logits[i] > max ? logits[i] : max;
+    float max = cake_max(logits, n), part[256];
     double total = 0;
-    for (uint32_t i = 0; i < n; i++) total += (double)exp_neg(logits[i] - max);
-    double lse = (double)max + log_of(total);
+    for (uint32_t i = 0; i < n;) { /* by pieces: s is const, its scratch is not ours */
+        uint32_t k = n - i < 256 ? n - i : 256;
+        for (uint32_t j = 0; j < k; j++) part[j] = logits[i + j] - max;
+        s->vec->exp(part, part, k);
+        for (uint32_t j = 0; j < k; j++) total += (double)part[j];
+        i += k;
+    }
+    double lse = (double)max + cake_log(total);
     uint32_t have = 0;
     for (uint32_t i = 0; n_top && i < n; i++) {
         if (have == n_top && logits[i] <= top[have - 1].logprob) continue;

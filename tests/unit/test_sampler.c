@@ -103,12 +103,15 @@ static void reference(const cake_sampler_params *p, const float *logits, uint32_
 
 /* Draw `draws` tokens and hold them against the reference: nothing outside the support, chi-square
  * of the rest below mean + 6 standard deviations. */
+static unsigned checked; /* how many were not too close to a filter's edge to tell */
+
 static void check_distribution(const cake_sampler_params *p, const float *l, uint32_t n,
                                const uint32_t *hist, size_t n_hist, uint32_t draws) {
     double *prob = calloc(n, sizeof *prob), margin;
     uint32_t *seen = calloc(n, sizeof *seen);
     reference(p, l, n, hist, n_hist, prob, &margin);
     if (margin > 1e-5) {
+        checked++;
         cake_sampler *s = cake_sampler_new(p, n);
         for (uint32_t d = 0; d < draws; d++) {
             uint32_t t;
@@ -159,6 +162,7 @@ static void test_filters_against_reference(void **state) {
     float l[300];
     rng_state = 7;
     uint64_t seed = 0;
+    checked = 0;
     for (int t = 0; t < 4; t++)
         for (int q = 0; q < 4; q++)
             for (int m = 0; m < 3; m++)
@@ -172,6 +176,7 @@ static void test_filters_against_reference(void **state) {
                     for (int i = 0; i < 300; i++) l[i] = rnd_logit();
                     check_distribution(&p, l, 300, NULL, 0, 3000);
                 }
+    assert_in_range(checked, 230, 240);
 }
 
 static void test_penalties_and_bias(void **state) {
@@ -302,6 +307,33 @@ static void test_pinned_stream(void **state) {
         }
         cake_sampler_free(s);
     }
+}
+
+/* Through every filter, hashed: run with CAKE_KERN=scalar, avx2, ... it must not change. */
+static void test_pinned_picks(void **state) {
+    (void)state;
+    enum { N = 2000 };
+    static const struct {
+        uint32_t k;
+        float p, m, t;
+    } modes[] = {{0, 1, 0, 1}, {40, 0.95f, 0.05f, 0.8f}, {0, 0.9f, 0, 1.3f}, {0, 1, 0.01f, 2}};
+    float *l = malloc(N * sizeof *l);
+    uint32_t hash = 2166136261u;
+    rng_state = 77;
+    for (int i = 0; i < N; i++) l[i] = rnd_logit();
+    for (int m = 0; m < 4; m++) {
+        cake_sampler_params p = off();
+        p.top_k = modes[m].k;
+        p.top_p = modes[m].p;
+        p.min_p = modes[m].m;
+        p.temperature = modes[m].t;
+        p.seed = 5;
+        cake_sampler *s = cake_sampler_new(&p, N);
+        for (uint64_t i = 0; i < 500; i++) hash = (hash ^ pick(s, l, i)) * 16777619u;
+        cake_sampler_free(s);
+    }
+    free(l);
+    if (hash != 0x43fba076u) fail_msg("hash of the picks is %#x", hash);
 }
 
 static void test_neighbour_seeds_are_independent(void **state) {
@@ -542,6 +574,7 @@ int main(void) {
         cmocka_unit_test(test_greedy_and_ties),
         cmocka_unit_test(test_deterministic),
         cmocka_unit_test(test_pinned_stream),
+        cmocka_unit_test(test_pinned_picks),
         cmocka_unit_test(test_neighbour_seeds_are_independent),
         cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_allowed),
