@@ -62,28 +62,41 @@ static inline size_t cake_group_bytes(const cake_wspec *s) {
     return (size_t)s->group / 32 * s->bits * 64 + 2 * CAKE_TILE_ROWS * cake_ftype_bytes(s->ftype);
 }
 
-/* Code of (row, col) in a packed block of 32 columns x 16 rows. */
-static inline uint32_t cake_block_code(const uint8_t *v, uint32_t bits, uint32_t row,
-                                       uint32_t col) {
-    const uint32_t j = col / 4, at = row * 4 + col % 4;
-#define V(i, shift, mask) ((uint32_t)v[(i)*64 + at] >> (shift) & (mask))
+/* The 32 codes of one row of a packed block, as bytes in column order. Four codes are worked on at
+ * a time, as the bytes of a u32. */
+static inline void cake_block_codes(const uint8_t *block, uint32_t bits, uint32_t row,
+                                    uint8_t code[32]) {
+    uint32_t v[8], c[8];
+    for (uint32_t i = 0; i < bits; i++) memcpy(&v[i], block + i * 64 + row * 4, 4);
+#define F(i, shift, mask) (v[i] >> (shift) & (mask)*0x01010101u)
     switch (bits) {
-    case 2: return V(j & 1, (j >> 1) * 2, 3);
+    case 2:
+        for (uint32_t j = 0; j < 8; j++) c[j] = F(j & 1, (j >> 1) * 2, 3);
+        break;
     case 3:
-        if (j < 6) return V(j % 3, j / 3 * 3, 7);
-        return V(j - 6, 6, 3) | V(2, j, 1) << 2;
-    case 4: return V(j & 3, (j >> 2) * 4, 15);
+        for (uint32_t j = 0; j < 6; j++) c[j] = F(j % 3, j / 3 * 3, 7);
+        c[6] = F(0, 6, 3) | F(2, 6, 1) << 2;
+        c[7] = F(1, 6, 3) | F(2, 7, 1) << 2;
+        break;
+    case 4:
+        for (uint32_t j = 0; j < 8; j++) c[j] = F(j & 3, (j >> 2) * 4, 15);
+        break;
     case 5:
-        if (j < 5) return V(j, 0, 31);
-        if (j < 7) return V(j - 5, 5, 7) | V(j - 2, 5, 3) << 3;
-        return V(2, 5, 7) | V(3, 7, 1) << 3 | V(4, 7, 1) << 4;
+        for (uint32_t j = 0; j < 5; j++) c[j] = F(j, 0, 31);
+        c[5] = F(0, 5, 7) | F(3, 5, 3) << 3;
+        c[6] = F(1, 5, 7) | F(4, 5, 3) << 3;
+        c[7] = F(2, 5, 7) | F(3, 7, 1) << 3 | F(4, 7, 1) << 4;
+        break;
     case 6:
-        if (j < 6) return V(j, 0, 63);
-        v += (j - 6) * 192;
-        return V(0, 6, 3) | V(1, 6, 3) << 2 | V(2, 6, 3) << 4;
-    default: return V(j, 0, 255);
+        for (uint32_t j = 0; j < 6; j++) c[j] = F(j, 0, 63);
+        c[6] = F(0, 6, 3) | F(1, 6, 3) << 2 | F(2, 6, 3) << 4;
+        c[7] = F(3, 6, 3) | F(4, 6, 3) << 2 | F(5, 6, 3) << 4;
+        break;
+    default:
+        for (uint32_t j = 0; j < 8; j++) c[j] = v[j];
     }
-#undef V
+#undef F
+    memcpy(code, c, 32);
 }
 
 #endif

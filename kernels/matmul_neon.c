@@ -233,7 +233,8 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
 TILE_FNS(2)
 TILE_FNS(3)
 TILE_FNS(4)
-TILE_FNS(5) TILE_FNS(6) TILE_FNS(8)
+TILE_FNS(5)
+TILE_FNS(6) TILE_FNS(8)
 
     typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
                          float *);

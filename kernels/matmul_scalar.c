@@ -52,10 +52,10 @@ static void unit_dot(const uint8_t *codes, uint32_t bits, uint32_t blocks, const
     for (uint32_t r = 0; r < 16; r++) {
         float f = 0;
         for (uint32_t h = 0; h < blocks; h++) {
+            uint8_t code[32];
             int32_t d = 0;
-            for (uint32_t i = 0; i < 32; i++)
-                d += (int32_t)cake_block_code(codes + (size_t)h * bits * 64, bits, r, i) *
-                     q[h * 32 + i];
+            cake_block_codes(codes + (size_t)h * bits * 64, bits, r, code);
+            for (uint32_t i = 0; i < 32; i++) d += (int32_t)code[i] * q[h * 32 + i];
             float scale = a->scale[(size_t)(h0 + h) * a->n_tok + tok];
             f = h == 0 ? scale * (float)d : fmaf(scale, (float)d, f);
         }
@@ -81,21 +81,31 @@ static void affine_tile(const cake_wspec *s, const uint8_t *p, const cake_act *a
     }
 }
 
-/* Weight of (row r of the tile, column k), decoded. */
-static float tile_weight(const cake_wspec *s, const uint8_t *p, uint32_t r, uint32_t k) {
-    if (s->kind == CAKE_W_DENSE) return cake_load_ftype(p, (size_t)k * 16 + r, s->ftype);
-    uint32_t i = k % s->group;
+/* Columns [k, k + 32) or what is left of them, of row r of the tile, decoded; returns how many. */
+static uint32_t tile_weights(const cake_wspec *s, const uint8_t *p, uint32_t r, uint32_t k,
+                             float w[32]) {
+    if (s->kind == CAKE_W_DENSE) {
+        uint32_t len = s->k - k < 32 ? s->k - k : 32;
+        for (uint32_t i = 0; i < len; i++)
+            w[i] = cake_load_ftype(p, (size_t)(k + i) * 16 + r, s->ftype);
+        return len;
+    }
     p += k / s->group * cake_group_bytes(s);
-    uint32_t code = cake_block_code(p + (size_t)(i / 32) * s->bits * 64, s->bits, r, i % 32);
-    p += (size_t)s->group / 32 * s->bits * 64;
-    return cake_load_ftype(p, r, s->ftype) * (float)code + cake_load_ftype(p, 16 + r, s->ftype);
+    const uint8_t *tail = p + (size_t)s->group / 32 * s->bits * 64;
+    float sc = cake_load_ftype(tail, r, s->ftype), bi = cake_load_ftype(tail, 16 + r, s->ftype);
+    uint8_t code[32];
+    cake_block_codes(p + (size_t)(k % s->group / 32) * s->bits * 64, s->bits, r, code);
+    for (uint32_t i = 0; i < 32; i++) w[i] = sc * (float)code[i] + bi;
+    return 32;
 }
 
 static void f32_tile(const cake_wspec *s, const uint8_t *p, const float *x, float acc[16]) {
     for (uint32_t r = 0; r < 16; r++) {
-        float part[4] = {0};
-        for (uint32_t k = 0; k < s->k; k++)
-            part[k % 4] = fmaf(tile_weight(s, p, r, k), x[k], part[k % 4]);
+        float part[4] = {0}, w[32];
+        for (uint32_t k = 0, len; k < s->k; k += len) {
+            len = tile_weights(s, p, r, k, w);
+            for (uint32_t i = 0; i < len; i++) part[i % 4] = fmaf(w[i], x[k + i], part[i % 4]);
+        }
         acc[r] = (part[0] + part[1]) + (part[2] + part[3]);
     }
 }

@@ -39,88 +39,113 @@ size_t cake_packed_bytes(const cake_wspec *s) {
     return cake_tiles(s) * cake_packed_tile_bytes(s);
 }
 
-/* 32 codes of one row from `bits` little-endian u32 words of LSB-first stream. */
-static void unpack_codes(const uint8_t *p, uint32_t bits, uint8_t c[32]) {
-    uint64_t have = 0;
-    uint32_t n_have = 0, mask = (1u << bits) - 1;
-    for (uint32_t i = 0; i < 32; i++) {
-        if (n_have < bits) {
-            uint32_t w;
-            memcpy(&w, p, 4);
-            p += 4;
-            have |= (uint64_t)w << n_have;
-            n_have += 32;
+#define INLINE static inline __attribute__((always_inline))
+
+/* 32 codes of one row, `bits` bytes times 4 of LSB-first stream, as 8 words of four bytes. */
+INLINE void unpack_codes(const uint8_t *p, uint32_t bits, uint32_t c[8]) {
+    uint8_t stream[36] = {0}; /* room to read words past the end */
+    const uint32_t one = (1u << bits) - 1, pair = one | one << 16;
+    memcpy(stream, p, bits * 4);
+    for (uint32_t j = 0; j < 8; j++) {
+        uint32_t w, at = j * 4 * bits;
+        memcpy(&w, stream + at / 8, 4);
+        w >>= at % 8;
+        if (bits == 8) {
+            c[j] = w;
+            continue;
         }
-        c[i] = (uint8_t)(have & mask);
-        have >>= bits;
-        n_have -= bits;
+        w = (w & ((1u << 2 * bits) - 1)) | (w >> 2 * bits) << 16; /* two codes in each half */
+        c[j] = (w & pair) | (w >> bits & pair) << 8;
     }
 }
 
 /* Place 32 codes of one row into its lane of the block's vectors. */
-static void place_codes(uint8_t *v, uint32_t bits, uint32_t row, const uint8_t code[32]) {
-    uint8_t *lane = v + row * 4;
-    for (uint32_t t = 0; t < 4; t++, lane++) {
-        uint32_t c[8], out[8];
-        for (uint32_t j = 0; j < 8; j++) out[j] = c[j] = code[4 * j + t];
-        switch (bits) {
-        case 2:
-            for (uint32_t i = 0; i < 2; i++)
-                out[i] = c[i] | c[i + 2] << 2 | c[i + 4] << 4 | c[i + 6] << 6;
-            break;
-        case 3:
-            out[0] = c[0] | c[3] << 3 | (c[6] & 3) << 6;
-            out[1] = c[1] | c[4] << 3 | (c[7] & 3) << 6;
-            out[2] = c[2] | c[5] << 3 | (c[6] >> 2) << 6 | (c[7] >> 2) << 7;
-            break;
-        case 4:
-            for (uint32_t i = 0; i < 4; i++) out[i] = c[i] | c[i + 4] << 4;
-            break;
-        case 5:
-            for (uint32_t i = 0; i < 3; i++) out[i] |= (c[i + 5] & 7) << 5;
-            out[3] |= (c[5] >> 3) << 5 | (c[7] >> 3 & 1) << 7;
-            out[4] |= (c[6] >> 3) << 5 | (c[7] >> 4) << 7;
-            break;
-        case 6:
-            for (uint32_t i = 0; i < 6; i++) out[i] |= (c[6 + i / 3] >> i % 3 * 2 & 3) << 6;
-            break;
-        default: break;
+INLINE void place_codes(uint8_t *lane, uint32_t bits, const uint32_t c[8]) {
+    uint32_t out[8];
+#define F(j, shift, mask) (c[j] >> (shift) & (mask)*0x01010101u)
+    for (uint32_t j = 0; j < 8; j++) out[j] = c[j];
+    switch (bits) {
+    case 2:
+        for (uint32_t i = 0; i < 2; i++)
+            out[i] = c[i] | c[i + 2] << 2 | c[i + 4] << 4 | c[i + 6] << 6;
+        break;
+    case 3:
+        out[0] = c[0] | c[3] << 3 | F(6, 0, 3) << 6;
+        out[1] = c[1] | c[4] << 3 | F(7, 0, 3) << 6;
+        out[2] = c[2] | c[5] << 3 | F(6, 2, 1) << 6 | F(7, 2, 1) << 7;
+        break;
+    case 4:
+        for (uint32_t i = 0; i < 4; i++) out[i] = c[i] | c[i + 4] << 4;
+        break;
+    case 5:
+        for (uint32_t i = 0; i < 3; i++) out[i] |= F(i + 5, 0, 7) << 5;
+        out[3] |= F(5, 3, 3) << 5 | F(7, 3, 1) << 7;
+        out[4] |= F(6, 3, 3) << 5 | F(7, 4, 1) << 7;
+        break;
+    case 6:
+        for (uint32_t i = 0; i < 6; i++) out[i] |= F(6 + i / 3, i % 3 * 2, 3) << 6;
+        break;
+    default: break;
+    }
+#undef F
+    for (uint32_t i = 0; i < bits; i++) memcpy(lane + i * 64, &out[i], 4);
+}
+
+/* Group by group, so that the vectors being filled stay in the nearest cache. */
+INLINE void pack_affine(const cake_wspec *s, uint32_t bits, const cake_wstored *src, uint8_t *out,
+                        uint32_t row0, uint32_t rows) {
+    const size_t row_bytes = cake_stored_row_bytes(s), fb = cake_ftype_bytes(s->ftype);
+    const size_t scale_row = cake_stored_scale_row_bytes(s), block_bytes = (size_t)bits * 64;
+    const uint32_t blocks = s->group / 32, groups = s->k / s->group;
+    const uint8_t *w = (const uint8_t *)src->weight + row0 * row_bytes;
+    const uint8_t *sc = (const uint8_t *)src->scales + row0 * scale_row;
+    const uint8_t *bi = (const uint8_t *)src->biases + row0 * scale_row;
+    for (uint32_t g = 0; g < groups; g++, sc += fb, bi += fb) {
+        for (uint32_t b = 0; b < blocks; b++, out += block_bytes, w += bits * 4)
+            for (uint32_t r = 0; r < rows; r++) {
+                uint32_t c[8];
+                unpack_codes(w + r * row_bytes, bits, c);
+                place_codes(out + r * 4, bits, c);
+            }
+        for (uint32_t r = 0; r < rows; r++) {
+            memcpy(out + r * fb, sc + r * scale_row, fb);
+            memcpy(out + (CAKE_TILE_ROWS + r) * fb, bi + r * scale_row, fb);
         }
-        for (uint32_t i = 0; i < bits; i++) lane[i * 64] = (uint8_t)out[i];
+        out += 2 * CAKE_TILE_ROWS * fb;
     }
 }
 
 static void pack_affine_tile(const cake_wspec *s, const cake_wstored *src, uint8_t *out,
                              uint32_t row0, uint32_t rows) {
-    size_t row_bytes = cake_stored_row_bytes(s), fb = cake_ftype_bytes(s->ftype);
-    size_t scale_row = cake_stored_scale_row_bytes(s);
-    uint32_t blocks = s->group / 32, groups = s->k / s->group;
-    for (uint32_t r = 0; r < rows; r++) {
-        const uint8_t *w = (const uint8_t *)src->weight + (size_t)(row0 + r) * row_bytes;
-        const uint8_t *sc = (const uint8_t *)src->scales + (size_t)(row0 + r) * scale_row;
-        const uint8_t *bi = (const uint8_t *)src->biases + (size_t)(row0 + r) * scale_row;
-        uint8_t *g_out = out;
-        for (uint32_t g = 0; g < groups; g++, g_out += cake_group_bytes(s)) {
-            uint8_t *v = g_out;
-            for (uint32_t b = 0; b < blocks; b++, v += (size_t)s->bits * 64, w += s->bits * 4) {
-                uint8_t c[32];
-                unpack_codes(w, s->bits, c);
-                place_codes(v, s->bits, r, c);
-            }
-            memcpy(v + r * fb, sc + g * fb, fb);
-            memcpy(v + (CAKE_TILE_ROWS + r) * fb, bi + g * fb, fb);
-        }
+    switch (s->bits) {
+    case 2: pack_affine(s, 2, src, out, row0, rows); break;
+    case 3: pack_affine(s, 3, src, out, row0, rows); break;
+    case 4: pack_affine(s, 4, src, out, row0, rows); break;
+    case 5: pack_affine(s, 5, src, out, row0, rows); break;
+    case 6: pack_affine(s, 6, src, out, row0, rows); break;
+    default: pack_affine(s, 8, src, out, row0, rows); break;
+    }
+}
+
+/* Columns in strips, so that 16 rows of input and the output share the cache. */
+INLINE void pack_dense(size_t fb, uint32_t k, const uint8_t *w, uint8_t *out, uint32_t rows) {
+    enum { STRIP = 64 };
+    for (uint32_t k0 = 0; k0 < k; k0 += STRIP) {
+        const uint32_t end = k - k0 < STRIP ? k : k0 + STRIP;
+        for (uint32_t r = 0; r < rows; r++)
+            for (uint32_t i = k0; i < end; i++)
+                memcpy(out + ((size_t)i * CAKE_TILE_ROWS + r) * fb, w + ((size_t)r * k + i) * fb,
+                       fb);
     }
 }
 
 static void pack_dense_tile(const cake_wspec *s, const cake_wstored *src, uint8_t *out,
                             uint32_t row0, uint32_t rows) {
-    size_t fb = cake_ftype_bytes(s->ftype);
-    for (uint32_t r = 0; r < rows; r++) {
-        const uint8_t *w = (const uint8_t *)src->weight + (size_t)(row0 + r) * s->k * fb;
-        for (uint32_t k = 0; k < s->k; k++)
-            memcpy(out + ((size_t)k * CAKE_TILE_ROWS + r) * fb, w + k * fb, fb);
-    }
+    const uint8_t *w = (const uint8_t *)src->weight + row0 * cake_stored_row_bytes(s);
+    if (s->ftype == CAKE_F32)
+        pack_dense(4, s->k, w, out, rows);
+    else
+        pack_dense(2, s->k, w, out, rows);
 }
 
 void cake_pack_tiles(const cake_wspec *s, const cake_wstored *src, void *packed,
@@ -130,7 +155,10 @@ void cake_pack_tiles(const cake_wspec *s, const cake_wstored *src, void *packed,
         uint8_t *out = (uint8_t *)packed + t * tile_bytes;
         uint32_t row0 = t * CAKE_TILE_ROWS;
         uint32_t rows = s->n - row0 < CAKE_TILE_ROWS ? s->n - row0 : CAKE_TILE_ROWS;
-        if (rows < CAKE_TILE_ROWS || s->kind == CAKE_W_DENSE) memset(out, 0, tile_bytes);
+        if (rows < CAKE_TILE_ROWS)
+            memset(out, 0, tile_bytes);
+        else /* a dense tile may end in padding */
+            memset(out + tile_bytes - 64, 0, 64);
         if (s->kind == CAKE_W_DENSE)
             pack_dense_tile(s, src, out, row0, rows);
         else
@@ -152,9 +180,10 @@ void cake_mat_row(const cake_mat *w, uint32_t row, float *out) {
     for (uint32_t g = 0; g < s->k / s->group; g++, p += cake_group_bytes(s)) {
         float sc = cake_load_ftype(p + code_bytes, r, s->ftype);
         float bi = cake_load_ftype(p + code_bytes, CAKE_TILE_ROWS + r, s->ftype);
-        for (uint32_t i = 0; i < s->group; i++)
-            *out++ = sc * (float)cake_block_code(p + (size_t)(i / 32) * s->bits * 64, s->bits, r,
-                                                 i % 32) +
-                     bi;
+        for (uint32_t b = 0; b < s->group / 32; b++) {
+            uint8_t code[32];
+            cake_block_codes(p + (size_t)b * s->bits * 64, s->bits, r, code);
+            for (uint32_t i = 0; i < 32; i++) *out++ = sc * (float)code[i] + bi;
+        }
     }
 }
