@@ -48,6 +48,7 @@ static const struct {
     {"logit_scale", 1},
     {"partial_rotary_factor", 1},
     {"rope_traditional", 0},
+    {"rope_interleaved", 0},
     {"parallel_residual", 0},
     {"use_parallel_residual", 0},
     {"num_kv_shared_layers", 0},

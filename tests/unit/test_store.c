@@ -316,6 +316,92 @@ static void test_kill(void **state) {
     cake_bundle_free(b);
 }
 
+/* The same with two plans taking turns in a cache that holds one of them: kills fall into copying,
+ * evicting and renaming too. */
+static void test_kill_replacing(void **state) {
+    fixture *f = *state;
+    cake_bundle *b[2] = {bundle_of(&f->o, 0, 3), bundle_of(&f->o, 2, 6)};
+    uint64_t budget = b[1]->manifest->size + b[1]->manifest->size / 3;
+    srand(5);
+    for (int round = 0; round < 40; round++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            for (int i = round;; i++) {
+                cake_store *s = NULL;
+                cake_store_bundle *sb = NULL;
+                uint8_t buf[5000];
+                cake_store_range r;
+                if (cake_store_open(&s, f->cache, budget, NULL) || begin(s, b[i % 2], &sb, NULL))
+                    _exit(1);
+                while (cake_store_missing(sb, &r, 1)) {
+                    size_t k =
+                        r.end - r.begin < sizeof buf ? (size_t)(r.end - r.begin) : sizeof buf;
+                    if (cake_bundle_read(b[i % 2], r.begin, k, buf, NULL) ||
+                        cake_store_write(sb, r.begin, buf, k, NULL))
+                        _exit(2);
+                }
+                if (cake_store_finish(sb, NULL, NULL)) _exit(3);
+                cake_store_release(sb);
+                cake_store_close(s);
+            }
+        }
+        usleep((useconds_t)(rand() % 30000));
+        kill(pid, SIGKILL);
+        int status;
+        waitpid(pid, &status, 0);
+        assert_true(WIFSIGNALED(status));
+        cake_store *s = open_store(f->cache, budget);
+        cake_store_bundle *sb = begin_ok(s, b[round % 2]);
+        cake_error err = {0};
+        if (cake_store_complete(sb)) {
+            assert_ok(cake_store_verify(sb, NULL, &err), &err);
+        } else {
+            feed(sb, b[round % 2], 1 << 20, UINT64_MAX);
+            finish_ok(sb);
+            assert_int_equal(cake_store_damaged(sb), 0);
+        }
+        check_on_disk(sb, b[round % 2], &f->o.config);
+        cake_store_release(sb);
+        assert_true(cake_store_used(s) <= budget);
+        cake_store_close(s);
+    }
+    cake_bundle_free(b[0]);
+    cake_bundle_free(b[1]);
+}
+
+/* A bundle carried on a stick. */
+static void test_adopt(void **state) {
+    fixture *f = *state;
+    cake_store *s = open_store(f->cache, 0);
+    cake_bundle *b = bundle_of(&f->o, 1, 4);
+    char *stick = tmp_dir(), *folder = cake_path_join(stick, "bundle"),
+         *data = cake_path_join(folder, "model.safetensors");
+    cake_error err = {0};
+    cake_sha256 id;
+    assert_ok(cake_bundle_write(b, folder, &err), &err);
+    int fd = open(data, O_RDWR);
+    char keep[3];
+    assert_int_equal(pread(fd, keep, 3, 50000), 3);
+    assert_int_equal(pwrite(fd, "rot", 3, 50000), 3);
+    assert_fails(cake_store_adopt(s, folder, NULL, &id, &err), CAKE_EFORMAT, &err, "damaged");
+    assert_int_equal(pwrite(fd, keep, 3, 50000), 3);
+    close(fd);
+    assert_ok(cake_store_adopt(s, folder, NULL, &id, &err), &err);
+    assert_memory_equal(&id, &b->manifest->id, sizeof id);
+    assert_ok(cake_store_adopt(s, folder, NULL, NULL, &err), &err); /* again: nothing to do */
+    cake_store_bundle *sb = begin_ok(s, b);
+    assert_true(cake_store_complete(sb));
+    check_on_disk(sb, b, &f->o.config);
+    cake_store_release(sb);
+    assert_fails(cake_store_adopt(s, stick, NULL, NULL, &err), CAKE_ENOTFOUND, &err,
+                 "manifest.json");
+    cake_store_close(s);
+    cake_bundle_free(b);
+    free(data);
+    free(folder);
+    tmp_remove(stick);
+}
+
 /* A journal whose tail is torn, or that was made for another bundle. */
 static void test_journal(void **state) {
     fixture *f = *state;
@@ -333,6 +419,9 @@ static void test_journal(void **state) {
     assert_int_equal(got.n, 4);
     assert_int_equal(cake_extents_bytes(&got), 64 + 90 + 100);
     cake_extents_deinit(&got);
+    struct stat sb;
+    assert_int_equal(stat(path, &sb), 0);
+    assert_int_equal(sb.st_size, 4 * 24);
     assert_int_equal(truncate(path, 4 * 24 - 1), 0);
     cake_journal_load(path, 42, 1000, &got);
     assert_int_equal(cake_extents_bytes(&got), 64 + 90);
@@ -342,6 +431,19 @@ static void test_journal(void **state) {
     cake_extents_deinit(&got);
     cake_journal_load(path, 43, 1000, &got);
     assert_int_equal(got.n, 0);
+    /* Crumbs in order lengthen one record, also after a reopening; a drop ends it. */
+    assert_ok(cake_journal_create(&j, path, 42, &have, &err), &err);
+    for (uint64_t i = 100; i < 600; i++)
+        assert_ok(cake_journal_append(&j, (cake_store_range){i, i + 1}, false, &err), &err);
+    assert_ok(cake_journal_append(&j, (cake_store_range){590, 600}, true, &err), &err);
+    assert_ok(cake_journal_append(&j, (cake_store_range){600, 610}, false, &err), &err);
+    cake_journal_close(&j);
+    assert_int_equal(stat(path, &sb), 0);
+    assert_int_equal(sb.st_size, 4 * 24);
+    cake_journal_load(path, 42, 1000, &got);
+    assert_int_equal(cake_extents_bytes(&got), 64 + 490 + 10);
+    assert_true(cake_extents_cover(&got, 100, 590));
+    cake_extents_deinit(&got);
     cake_journal_load("/nonexistent/journal", 42, 1000, &got);
     assert_int_equal(got.n, 0);
     cake_extents_deinit(&have);
@@ -737,11 +839,11 @@ static void test_trash(void **state) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 int main(void) {
     const struct CMUnitTest tests[] = {
-        T(test_receive),       T(test_any_order),     T(test_bounds),  T(test_damaged_on_the_way),
-        T(test_resume),        T(test_kill),          T(test_journal), T(test_extents),
-        T(test_reuse),         T(test_reuse_part),    T(test_repair),  T(test_budget),
-        T(test_budget_reuse),  T(test_two_receivers), T(test_race),    T(test_disk_full),
-        T(test_hostile_names), T(test_trash),
+        T(test_receive), T(test_any_order), T(test_bounds),         T(test_damaged_on_the_way),
+        T(test_resume),  T(test_kill),      T(test_kill_replacing), T(test_adopt),
+        T(test_journal), T(test_extents),   T(test_reuse),          T(test_reuse_part),
+        T(test_repair),  T(test_budget),    T(test_budget_reuse),   T(test_two_receivers),
+        T(test_race),    T(test_disk_full), T(test_hostile_names),  T(test_trash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,11 +67,17 @@ cake_status cake_journal_create(cake_journal *j, const char *path, uint64_t seed
 
 cake_status cake_journal_append(cake_journal *j, cake_store_range r, bool drop, cake_error *err) {
     uint8_t record[RECORD];
+    uint64_t at = j->len;
+    if (!drop && j->last.end == r.begin && j->last.begin < j->last.end) {
+        r.begin = j->last.begin;
+        at -= RECORD;
+    }
     encode(record, j->seed, r, drop);
     /* At our own position: what a failed append left behind is overwritten by the next. */
-    cake_status st = cake_pwrite_all(j->fd, record, RECORD, j->len, err);
+    cake_status st = cake_pwrite_all(j->fd, record, RECORD, at, err);
     if (st != CAKE_OK) return cake_fail_in(err, st, "journal");
-    j->len += RECORD;
+    j->len = at + RECORD;
+    j->last = drop ? (cake_store_range){0} : r;
     return CAKE_OK;
 }
 

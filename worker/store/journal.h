@@ -7,6 +7,7 @@
 typedef struct {
     int fd; /* -1: closed */
     uint64_t len, seed;
+    cake_store_range last; /* of the last record, when that may still grow */
 } cake_journal;
 
 /* Read path into have (records beyond `size` and everything after a torn record are dropped). A
@@ -16,7 +17,8 @@ void cake_journal_load(const char *path, uint64_t seed, uint64_t size, cake_exte
 /* Replace the file by one that says `have`, and keep it open for appending. */
 cake_status cake_journal_create(cake_journal *j, const char *path, uint64_t seed,
                                 const cake_extents *have, cake_error *err);
-/* Append "arrived" or (drop) "missing again". Not synced: see store.h. */
+/* Append "arrived" or (drop) "missing again"; what continues the last arrival only lengthens its
+ * record. Not synced: see store.h. */
 cake_status cake_journal_append(cake_journal *j, cake_store_range r, bool drop, cake_error *err);
 void cake_journal_close(cake_journal *j);
 

@@ -641,6 +641,34 @@ cake_status cake_store_finish(cake_store_bundle *b, cake_pool *pool, cake_error 
     return st;
 }
 
+cake_status cake_store_adopt(cake_store *s, const char *folder, cake_pool *pool, cake_sha256 *id,
+                             cake_error *err) {
+    char *paths[] = {cake_path_join(folder, "manifest.json"),
+                     cake_path_join(folder, "config.json")};
+    char *manifest = NULL, *config = NULL;
+    size_t manifest_len, config_len;
+    cake_store_bundle *b = NULL;
+    cake_status st = cake_file_read(paths[0], CAKE_MANIFEST_MAX, &manifest, &manifest_len, err);
+    if (st == CAKE_OK)
+        st = cake_file_read(paths[1], CAKE_CONFIG_FILE_MAX, &config, &config_len, err);
+    if (st == CAKE_OK)
+        st = cake_store_begin(s, manifest, manifest_len, config, config_len, &b, err);
+    if (st != CAKE_OK) goto out;
+    if (!b->complete) cake_store_reuse(b, folder, false);
+    st = cake_store_finish(b, pool, err);
+    if (st == CAKE_EAGAIN)
+        st = cake_fail(err, CAKE_EFORMAT,
+                       "the bundle in '%s' is damaged or incomplete; write it again", folder);
+    if (st == CAKE_OK && id) *id = b->manifest->id;
+out:
+    cake_store_release(b);
+    free(manifest);
+    free(config);
+    free(paths[0]);
+    free(paths[1]);
+    return st;
+}
+
 /* ---- verification of complete bundles ---- */
 
 cake_status cake_store_check_tensor(const cake_store_bundle *b, uint32_t i, bool *ok,

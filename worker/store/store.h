@@ -75,6 +75,11 @@ cake_status cake_store_write(cake_store_bundle *b, uint64_t offset, const void *
  * CAKE_EAGAIN when ranges are (again) missing: fetch them and call again. */
 cake_status cake_store_finish(cake_store_bundle *b, cake_pool *pool, cake_error *err);
 
+/* Take over a bundle folder that `cake-master bundle` wrote (from a stick, say): copied, verified
+ * and kept like a received one; the folder is only read. *id (may be NULL) names it. */
+cake_status cake_store_adopt(cake_store *s, const char *folder, cake_pool *pool, cake_sha256 *id,
+                             cake_error *err);
+
 /* Check tensor i of a complete bundle against the manifest; *ok. Thread-safe: an engine may call it
  * from its loading threads. */
 cake_status cake_store_check_tensor(const cake_store_bundle *b, uint32_t i, bool *ok,
