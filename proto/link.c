@@ -201,6 +201,14 @@ static cake_status take_message(cake_net *n, void *socket, cake_link_role role, 
     return CAKE_EPROTO;
 }
 
+/* libzmq looks at what its I/O thread reported (connected, room again) at most once a millisecond;
+ * asking for events makes it look now. True when sending is possible after all. */
+static bool has_room(void *socket) {
+    int events = 0;
+    size_t n = sizeof events;
+    return zmq_getsockopt(socket, ZMQ_EVENTS, &events, &n) == 0 && (events & ZMQ_POLLOUT);
+}
+
 /* Send all frames; the first decides. See lb.cpp: when a pipe dies in the middle, libzmq swallows
  * the rest of the message, but only if we go on to its last frame. */
 static bool send_frames(void *socket, cake_msg *m, int *error) {
@@ -477,10 +485,13 @@ static void handshake_broken(cake_client *c) {
         return;
     }
     if (++c->broken >= 2)
-        refused(c, c->net->secure
-                       ? "hung up during the handshake: it holds another cluster's key, or is not "
-                         "a cake-worker; compare 'cake-master cluster show' on both machines"
-                       : "hung up during the handshake: it is not a cake-worker");
+        refused(c,
+                c->net->secure
+                    ? "hung up during the handshake: it holds another cluster's key, or is no "
+                      "cake-worker (or one with --insecure); compare 'cake-master cluster show' on "
+                      "both machines"
+                    : "hung up during the handshake: it wants encryption (was started without "
+                      "--insecure), or is not a cake-worker");
 }
 
 static void client_event(cake_client *c, uint16_t event, uint32_t value) {
@@ -557,6 +568,7 @@ cake_status cake_client_recv(cake_client *c, cake_msg **out, cake_error *err) {
 cake_status cake_client_send(cake_client *c, cake_msg *m, cake_error *err) {
     int error = 0;
     if (send_frames(c->socket, m, &error)) return CAKE_OK;
+    if (error == EAGAIN && has_room(c->socket) && send_frames(c->socket, m, &error)) return CAKE_OK;
     return cake_fail(err, error == EAGAIN ? CAKE_EAGAIN : CAKE_EUNAVAIL,
                      "cannot send to %s now: %s", c->address,
                      error == EAGAIN ? "not connected, or its queue is full" : zmq_strerror(error));

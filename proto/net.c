@@ -277,7 +277,7 @@ cake_status net_socket(cake_net *n, int type, void **out, cake_error *err) {
     void *s = zmq_socket(n->zmq, type);
     if (!s)
         return cake_fail(err, CAKE_ENOMEM, "cannot make a ZeroMQ socket: %s", zmq_strerror(errno));
-    int64_t max = CAKE_FRAME_MAX;
+    int64_t max = CAKE_FRAME_MAX + 64; /* CURVE adds 33 bytes to a frame */
     bool ok = zmq_setsockopt(s, ZMQ_MAXMSGSIZE, &max, sizeof max) == 0 &&
               set_int(s, ZMQ_HANDSHAKE_IVL, n->handshake_ms) &&
               set_int(s, ZMQ_SNDHWM, n->queue_messages) &&
