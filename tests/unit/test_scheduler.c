@@ -1,0 +1,270 @@
+/* The scheduler over a real deployment: the in-process worker with a shipped model. Many sequences
+ * at once give each the tokens it gets alone; cancelling, refusing and scoring leave nothing
+ * behind. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "common/mem.h"
+#include "kernels/vec.h"
+#include "master/scheduler/scheduler.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MODEL "tests/models/babyllama105-mlx-4bit-g64"
+enum { SEQS = 4, CONTEXT = 128, MAX_TOKENS = 128, ANSWER = 40 };
+
+static struct {
+    cake_model model;
+    cake_net *net;
+    cake_cluster *cluster;
+    cake_cluster_plan plan;
+} env;
+
+static void must(cake_status st, const cake_error *err) {
+    if (st != CAKE_OK) fail_msg("%s", err->msg);
+}
+
+static int setup(void **state) {
+    (void)state;
+    cake_error err;
+    must(cake_model_open(&env.model, MODEL, &err), &err);
+    must(cake_net_open(&env.net, &(cake_net_options){0}, &err), &err);
+    cake_cluster_options o = {.net = env.net,
+                              .id = "00000000000000000000000000000001",
+                              .name = "test",
+                              .model = &env.model,
+                              .threads = 1};
+    must(cake_cluster_open(&env.cluster, &o, &err), &err);
+    must(cake_cluster_gather(env.cluster, &err), &err);
+    cake_deployment_options d = {
+        .context = CONTEXT, .sequences = SEQS, .max_rows = 24, .wire = CAKE_WIRE_F32};
+    must(cake_cluster_make_plan(env.cluster, &d, &env.plan, &err), &err);
+    must(cake_cluster_deploy(env.cluster, &env.plan, &err), &err);
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    cake_cluster_close(env.cluster);
+    cake_cluster_plan_deinit(&env.plan);
+    cake_net_close(env.net);
+    cake_model_close(&env.model);
+    return 0;
+}
+
+typedef struct {
+    uint32_t want, n, token[MAX_TOKENS];
+    uint32_t last_position;
+    bool over;
+    cake_done how;
+    cake_scheduler *cancel_in; /* cancel itself after the third token */
+    uint64_t id;
+} answer;
+
+static bool greedy(void *arg, uint32_t position, float *logits, uint32_t n_vocab, uint32_t *token) {
+    answer *a = arg;
+    a->last_position = position;
+    *token = (uint32_t)cake_argmax(logits, n_vocab);
+    assert_true(a->n < MAX_TOKENS);
+    a->token[a->n++] = *token;
+    if (a->cancel_in && a->n == 3) cake_scheduler_cancel(a->cancel_in, a->id);
+    return a->n < a->want;
+}
+
+static void done(void *arg, cake_done how, const cake_error *err) {
+    answer *a = arg;
+    if (how == CAKE_DONE_ERROR) fail_msg("%s", err->msg);
+    assert_false(a->over);
+    a->over = true;
+    a->how = how;
+}
+
+static void prompt_of(uint32_t i, uint32_t *ids, uint32_t *n) {
+    *n = 5 + i * 11 % 60;
+    for (uint32_t k = 0; k < *n; k++) ids[k] = 3 + (k * (2 * i + 3) + i) % 100;
+}
+
+static void submit(cake_scheduler *s, uint32_t i, answer *a) {
+    uint32_t ids[MAX_TOKENS], n;
+    cake_error err;
+    prompt_of(i, ids, &n);
+    cake_sequence_request r = {
+        .prompt = ids, .n_prompt = n, .arg = a, .next = greedy, .done = done};
+    must(cake_scheduler_submit(s, &r, &a->id, &err), &err);
+}
+
+static void drain(cake_scheduler *s) {
+    cake_error err;
+    while (!cake_scheduler_idle(s)) must(cake_scheduler_step(s, 100, &err), &err);
+}
+
+static cake_scheduler *new_scheduler(void) {
+    cake_scheduler *s;
+    cake_error err;
+    must(cake_scheduler_new(&s, env.cluster, &err), &err);
+    return s;
+}
+
+static void together_as_alone(void **state) {
+    (void)state;
+    enum { N = 11 };
+    answer alone[N] = {0}, together[N] = {0};
+    for (uint32_t i = 0; i < N; i++) {
+        cake_scheduler *s = new_scheduler();
+        alone[i].want = together[i].want = 1 + i * 7 % ANSWER;
+        submit(s, i, &alone[i]);
+        drain(s);
+        cake_scheduler_free(s);
+    }
+    cake_scheduler *s = new_scheduler();
+    for (uint32_t i = 0; i < N; i++) submit(s, i, &together[i]); /* more than there are slots */
+    drain(s);
+    for (uint32_t i = 0; i < N; i++) {
+        assert_int_equal(together[i].how, CAKE_DONE_STOP);
+        assert_int_equal(together[i].n, alone[i].want);
+        assert_memory_equal(together[i].token, alone[i].token, alone[i].n * sizeof *alone[i].token);
+    }
+    cake_scheduler_stats st;
+    cake_scheduler_stats_get(s, &st);
+    assert_true(st.batches < st.rows);
+    assert_int_equal(st.running + st.waiting, 0);
+    cake_scheduler_free(s);
+}
+
+static void context_ends_it(void **state) {
+    (void)state;
+    cake_scheduler *s = new_scheduler();
+    answer a = {.want = MAX_TOKENS};
+    submit(s, 0, &a);
+    drain(s);
+    uint32_t ids[MAX_TOKENS], n;
+    prompt_of(0, ids, &n);
+    assert_int_equal(a.how, CAKE_DONE_LENGTH);
+    assert_int_equal(a.n, CONTEXT - n + 1); /* the last token chosen has no position of its own */
+    cake_scheduler_free(s);
+}
+
+static void cancelling(void **state) {
+    (void)state;
+    cake_scheduler *s = new_scheduler();
+    answer a[6] = {0};
+    for (int round = 0; round < 20; round++) { /* slots and blocks must come back each time */
+        memset(a, 0, sizeof a);
+        for (uint32_t i = 0; i < 6; i++) {
+            a[i].want = 20;
+            submit(s, i, &a[i]);
+        }
+        a[1].cancel_in = a[4].cancel_in = s;
+        cake_error err;
+        for (int k = 0; k < round % 5; k++) must(cake_scheduler_step(s, 1, &err), &err);
+        cake_scheduler_cancel(s, a[0].id);
+        cake_scheduler_cancel(s, a[5].id);
+        cake_scheduler_cancel(s, 987654);
+        drain(s);
+        for (uint32_t i = 0; i < 6; i++) assert_true(a[i].over);
+        assert_int_equal(a[1].how, CAKE_DONE_CANCELED);
+        assert_int_equal(a[1].n, 3);
+        assert_int_equal(a[2].how, CAKE_DONE_STOP);
+        assert_int_equal(a[2].n, 20);
+    }
+    answer after = {.want = 10}, fresh = {.want = 10};
+    submit(s, 3, &after);
+    drain(s);
+    cake_scheduler_free(s);
+    s = new_scheduler();
+    submit(s, 3, &fresh);
+    drain(s);
+    assert_memory_equal(after.token, fresh.token, 10 * sizeof *fresh.token);
+    cake_scheduler_free(s);
+}
+
+/* Free a scheduler that still has work: everybody hears of it, and the next one starts clean. */
+static void freed_at_work(void **state) {
+    (void)state;
+    answer a[3] = {{.want = 50}, {.want = 50}, {.want = 50}};
+    cake_scheduler *s = new_scheduler();
+    cake_error err;
+    for (uint32_t i = 0; i < 3; i++) submit(s, i, &a[i]);
+    for (int k = 0; k < 3; k++) must(cake_scheduler_step(s, 1, &err), &err);
+    cake_scheduler_free(s);
+    for (uint32_t i = 0; i < 3; i++) assert_true(a[i].over && a[i].how == CAKE_DONE_CANCELED);
+    answer b = {.want = 5};
+    s = new_scheduler();
+    submit(s, 1, &b);
+    drain(s);
+    assert_int_equal(b.how, CAKE_DONE_STOP);
+    cake_scheduler_free(s);
+}
+
+static void refusals(void **state) {
+    (void)state;
+    cake_scheduler *s = new_scheduler();
+    answer a = {.want = 1};
+    uint32_t ids[CONTEXT + 1] = {1};
+    cake_error err;
+    cake_sequence_request r = {
+        .prompt = ids, .n_prompt = 0, .arg = &a, .next = greedy, .done = done};
+    assert_int_equal(cake_scheduler_submit(s, &r, NULL, &err), CAKE_EINVAL);
+    r.n_prompt = CONTEXT + 1;
+    assert_int_equal(cake_scheduler_submit(s, &r, NULL, &err), CAKE_ENOSPACE);
+    r.n_prompt = 2;
+    ids[1] = env.model.config.vocab;
+    assert_int_equal(cake_scheduler_submit(s, &r, NULL, &err), CAKE_EINVAL);
+    assert_true(cake_scheduler_idle(s));
+    assert_false(a.over);
+    cake_scheduler_free(s);
+}
+
+typedef struct {
+    uint32_t n, n_vocab;
+    float *logits;
+    bool over;
+} scored;
+static bool keep(void *arg, uint32_t position, float *logits, uint32_t n_vocab, uint32_t *token) {
+    scored *k = arg;
+    (void)token;
+    assert_int_equal(position, k->n);
+    memcpy(k->logits + (size_t)k->n++ * n_vocab, logits, n_vocab * sizeof *logits);
+    return true;
+}
+static void scored_done(void *arg, cake_done how, const cake_error *err) {
+    (void)err;
+    assert_int_equal(how, CAKE_DONE_STOP);
+    ((scored *)arg)->over = true;
+}
+
+/* Scoring a prompt gives each position the logits that decoding gives it. */
+static void scoring(void **state) {
+    (void)state;
+    uint32_t vocab = env.model.config.vocab, ids[MAX_TOKENS], n;
+    prompt_of(5, ids, &n);
+    scored k = {.logits = cake_malloc((size_t)n * vocab * sizeof(float))};
+    cake_scheduler *s = new_scheduler();
+    cake_error err;
+    cake_sequence_request r = {
+        .prompt = ids, .n_prompt = n, .score = true, .arg = &k, .next = keep, .done = scored_done};
+    must(cake_scheduler_submit(s, &r, NULL, &err), &err);
+    drain(s);
+    assert_true(k.over);
+    assert_int_equal(k.n, n);
+    /* The prompt's own greedy answer begins with the argmax of its last row. */
+    answer a = {.want = 1};
+    submit(s, 5, &a);
+    drain(s);
+    assert_int_equal(a.token[0], cake_argmax(k.logits + (size_t)(n - 1) * vocab, vocab));
+    free(k.logits);
+    cake_scheduler_free(s);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(together_as_alone), cmocka_unit_test(context_ends_it),
+        cmocka_unit_test(cancelling),        cmocka_unit_test(freed_at_work),
+        cmocka_unit_test(refusals),          cmocka_unit_test(scoring),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
