@@ -44,7 +44,7 @@ BENCH := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 FUZZ  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(B)/tests/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all test unit bench bench-check fuzz fuzz-bins asan tsan cov lint format check-format check-deps install uninstall clean help demo reference
+.PHONY: all test unit bench bench-check fuzz fuzz-bins asan tsan cov lint format check-format check-deps man install uninstall clean help demo reference
 .SECONDARY:
 all: $(BIN)/cake-master $(BIN)/cake-worker              ## build both programs into build/
 $(BIN)/cake-master: $(B)/master/main.o $(LIB)
@@ -96,6 +96,9 @@ lint:                                                   ## clang-tidy, one proce
 	@printf '%s\n' $(call src,$(DIRS)) | xargs -n1 -P2 sh -c 'clang-tidy --quiet "$$0" -- -std=c11 $(filter-out -MMD -MP,$(CPPFLAGS)) $$(sh tests/isa-flags.sh "$$0")'
 format:                                                 ## clang-format every source in place
 	clang-format -i $(wildcard */*.[ch] */*/*.[ch] */*/*/*.[ch])
+man: all                                                ## make the man pages from the option tables
+	@sh deploy/man/make.sh $(BIN)/cake-master deploy/man/cake-master.1.in >deploy/man/cake-master.1
+	@sh deploy/man/make.sh $(BIN)/cake-worker deploy/man/cake-worker.1.in >deploy/man/cake-worker.1
 install: all                                            ## PREFIX=, DESTDIR=
 	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) sh deploy/install.sh
 uninstall:                                              ## remove what install put there

@@ -140,10 +140,12 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
                                   "'cake-master cluster join', or copy the key file."},
     [CAKE_VERB_CLUSTER_SHOW] = {"cluster show", NULL, 0, 0,
                                 "show the stored cluster key and its tag", NULL},
-    [CAKE_VERB_CLUSTER_JOIN] = {"cluster join", NULL, 0, 0, "store the key of an existing cluster",
-                                "Asks for the words, or reads them from standard input or "
-                                "--cluster-key-file; never from the command line."},
-    [CAKE_VERB_BENCH] = {"bench", NULL, 0, 0, "measure prompts and decoding of a model over the cluster", NULL},
+    [CAKE_VERB_CLUSTER_JOIN] =
+        {"cluster join", NULL, 0, 0, "store the key of an existing cluster",
+         "Asks for the words, or reads them from standard input; never from the command line. "
+         "--cluster-key-file says where to store them."},
+    [CAKE_VERB_BENCH] = {"bench", NULL, 0, 0,
+                         "measure prompts and decoding of a model over the cluster", NULL},
     [CAKE_VERB_DOCTOR] = {"doctor", NULL, 0, 0,
                           "look for what is wrong with this machine and its network", NULL},
     [CAKE_VERB_VERSION] = {"version", NULL, 0, 0, "show versions, libraries and CPU features",
@@ -197,11 +199,15 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
     if (o->insecure && o->cluster_key_file) {
         /* The nearer word counts: a key file in the config does not stop a typed --insecure. */
         cake_cli_source open_from = cake_cli_source_of(&cake_master_program, cli, "insecure");
-        cake_cli_source key_from = cake_cli_source_of(&cake_master_program, cli, "cluster-key-file");
+        cake_cli_source key_from =
+            cake_cli_source_of(&cake_master_program, cli, "cluster-key-file");
         if (open_from == key_from)
-            return cake_fail(err, CAKE_EUSAGE, "--insecure and --cluster-key-file exclude each other");
-        if (key_from > open_from) o->insecure = false;
-        else o->cluster_key_file = NULL;
+            return cake_fail(err, CAKE_EUSAGE,
+                             "--insecure and --cluster-key-file exclude each other");
+        if (key_from > open_from)
+            o->insecure = false;
+        else
+            o->cluster_key_file = NULL;
     }
     if (o->min_workers > 0 && !o->topology && o->discovery_timeout_ms == 0)
         return cake_fail(

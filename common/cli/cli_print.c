@@ -1,6 +1,7 @@
 /* What the option table prints: help, completion for bash and zsh, and roff for the man pages. */
 #include "common/cli/cli.h"
 
+#include <ctype.h>
 #include <string.h>
 
 enum { WIDTH = 80, HELP_COLUMN = 28 };
@@ -397,6 +398,13 @@ static void roff(const char *s, FILE *f) {
     }
 }
 
+/* A help line as a sentence. */
+static void roff_sentence(const char *s, FILE *f) {
+    char first[2] = {(char)toupper((unsigned char)*s), 0};
+    roff(first, f);
+    if (*s) roff(s + 1, f);
+}
+
 static void man_verb_usage(const cake_cli_program *prog, const cake_verb *v, FILE *f) {
     fprintf(f, ".B ");
     roff(prog->name, f);
@@ -426,7 +434,7 @@ static void man_option(const cake_cli_program *prog, const cake_opt *o, FILE *f)
     fputc('\n', f);
     char text[512];
     option_help_text(o, text, sizeof text);
-    roff(text, f);
+    roff_sentence(text, f);
     fprintf(f, ".\n");
     if (o->verbs) {
         fprintf(f, "Verbs: ");
@@ -454,7 +462,7 @@ void cake_cli_print_man(const cake_cli_program *prog, FILE *f) {
                 roff(prog->verbs[v].args, f);
             }
             fprintf(f, "\n");
-            roff(prog->verbs[v].help, f);
+            roff_sentence(prog->verbs[v].help, f);
             fprintf(f, "%s.\n", (int)v == prog->default_verb ? " (when no verb is named)" : "");
             if (prog->verbs[v].more) {
                 roff(prog->verbs[v].more, f);

@@ -236,11 +236,23 @@ static void test_read(void **state) {
     unlink(path);
 }
 
+static void test_shipped_example(void **state) {
+    (void)state;
+    cake_topology t;
+    cake_error err = {0};
+    if (cake_topology_read(&t, "deploy/topology.example.yml", &err) != CAKE_OK)
+        fail_msg("%s", err.msg);
+    if (cake_topology_check(&t, 32, &err) != CAKE_OK) fail_msg("%s", err.msg);
+    assert_true(t.n_workers >= 2);
+    cake_topology_deinit(&t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full_file),    cmocka_unit_test(test_bad_files),
-        cmocka_unit_test(test_bad_layers),   cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_every_prefix), cmocka_unit_test(test_read),
+        cmocka_unit_test(test_full_file),       cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_bad_layers),      cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_every_prefix),    cmocka_unit_test(test_read),
+        cmocka_unit_test(test_shipped_example),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
