@@ -50,11 +50,17 @@ static bool usable(const cake_master_peer *p) {
            p->state != CAKE_PEER_FAILED && !(p->hello.busy && !p->is_local);
 }
 
-static void add_pins(cake_cluster *c, cake_cluster_plan *p, uint32_t n_layers) {
+/* local: index of the master's own node. */
+static void add_pins(cake_cluster *c, cake_cluster_plan *p, uint32_t n_layers, uint32_t local) {
     const cake_topology *t = c->o.topology;
-    p->pins = cake_calloc(t->n_workers * 3, sizeof *p->pins);
+    bool all_listed = t->n_workers > 0;
+    uint32_t first = n_layers, last = 0; /* layers that workers list: [first, last) */
+    p->pins = cake_calloc(t->n_workers * 3 + 2, sizeof *p->pins);
     for (size_t i = 0; i < t->n_workers; i++) {
         const cake_topology_worker *w = &t->workers[i];
+        all_listed &= w->has_layers;
+        if (w->has_layers && w->layer_begin < first) first = w->layer_begin;
+        if (w->has_layers && w->layer_end > last) last = w->layer_end;
         uint32_t node = UINT32_MAX;
         for (uint32_t k = 0; k < p->request.n_nodes; k++)
             if (!p->peers[k]->is_local && c->peers[i + 1] == p->peers[k]) node = k;
@@ -67,6 +73,12 @@ static void add_pins(cake_cluster *c, cake_cluster_plan *p, uint32_t n_layers) {
             pins[p->request.n_pins++] = (cake_plan_pin){node, n_layers + 1, n_layers + 2};
         if (w->memory_bytes && w->memory_bytes < p->nodes[node].memory_bytes)
             p->nodes[node].memory_bytes = w->memory_bytes;
+    }
+    /* As in Cake, layers nobody lists at the ends are the master's. The planner takes those at the
+     * back only when told so, and then wants to be told of those at the front as well. */
+    if (all_listed && last < n_layers && local != CAKE_PLAN_MASTER) {
+        p->pins[p->request.n_pins++] = (cake_plan_pin){local, last + 1, n_layers + 1};
+        if (first > 0) p->pins[p->request.n_pins++] = (cake_plan_pin){local, 1, first + 1};
     }
     p->request.pins = p->pins;
 }
@@ -123,7 +135,7 @@ cake_status cake_cluster_make_plan(cake_cluster *c, const cake_deployment_option
         if (r->default_bandwidth == 0 || peer->bandwidth < r->default_bandwidth)
             r->default_bandwidth = peer->bandwidth;
     }
-    if (c->o.topology) add_pins(c, p, m->config.n_layers);
+    if (c->o.topology) add_pins(c, p, m->config.n_layers, local);
     st = cake_plan_make(r, &p->plan, err);
     if (st != CAKE_OK) cake_cluster_plan_deinit(p);
     return st;

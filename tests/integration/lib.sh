@@ -29,12 +29,12 @@ ok() { echo "ok - $*"; }
 skip() { echo "skip - $*"; }
 not_ok() {
     echo "not ok - $*"
-    IT_FAILED=1
     local f
+    ((IT_FAILED++ < 2)) || return # the logs of the first failures are telling
     for f in "$IT"/*.log "$IT"/err; do
         [[ -s $f ]] || continue
         echo "#   $(basename "$f"), last lines:"
-        tail -n 25 "$f" | sed 's/^/#   | /'
+        tail -n 12 "$f" | sed 's/^/#   | /'
     done
 }
 # check NAME COMMAND...: ok when the command succeeds
