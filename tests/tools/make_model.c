@@ -31,6 +31,8 @@ static const shape shapes[] = {
      5e5, 1e-5, true},
     {"7b-8layers", "llama", "Llama-2-7B cut to 8 layers", 4096, 8, 32, 32, 128, 11008, 32000, 4096,
      1e4, 1e-5, false},
+    {"51mb", "llama", "for tests of transfers, fits the stories260K tokenizer", 1024, 6, 16, 4, 64,
+     4096, 512, 2048, 1e4, 1e-5, true},
     {"tiny", "qwen2", "for trying this out", 128, 4, 4, 2, 32, 256, 512, 2048, 1e6, 1e-6, true},
 };
 
