@@ -236,7 +236,12 @@ static void show(cake_cluster *c, const cake_cluster_plan *p, uint32_t node, wat
     cake_progress *bar = c->o.progress;
     if (!bar || (peer->is_local && peer->state != CAKE_PEER_LOADING && w->bar < 0)) return;
     if (peer->state != w->shown) {
-        if (w->bar >= 0) cake_progress_finish(bar, w->bar, true, NULL);
+        if (w->bar >= 0) {
+            /* What comes next implies that this came to its end, reported or not. */
+            bool ok = peer->state != CAKE_PEER_FAILED && peer->state != CAKE_PEER_LOST;
+            if (ok) cake_progress_update(bar, w->bar, w->total);
+            cake_progress_finish(bar, w->bar, ok, NULL);
+        }
         w->bar = -1;
         w->shown = peer->state;
         char label[128];
@@ -256,7 +261,8 @@ static void show(cake_cluster *c, const cake_cluster_plan *p, uint32_t node, wat
         }
     }
     if (w->bar >= 0) {
-        cake_progress_total(bar, w->bar, peer->status.total);
+        w->total = peer->status.total;
+        cake_progress_total(bar, w->bar, w->total);
         cake_progress_update(bar, w->bar, peer->status.done);
     }
 }
