@@ -25,6 +25,10 @@ static int run(const char *host, uint16_t port, const char *kind, int count) {
 }
 
 int main(int argc, char **argv) {
+    if (argc == 2 && strcmp(argv[1], "list") == 0) {
+        for (int i = 0; attack_kinds[i]; i++) puts(attack_kinds[i]);
+        return 0;
+    }
     if (argc < 4) {
         fprintf(stderr, "usage: attack HOST PORT KIND|all [COUNT]\n");
         return 2;
