@@ -109,13 +109,14 @@ static cake_jj_value f_center(cake_jj *r, cake_jj_value v, const cake_jj_args *a
 static cake_jj_value f_truncate(cake_jj *r, cake_jj_value v, const cake_jj_args *a) {
     cake_jj_value p[4];
     cake_jj_bind(r, "truncate", a, "length killwords end leeway", 0, p);
-    cake_jj_value s = text(r, v), end = cake_jj_str_arg(r, "truncate", p[2], "...");
+    cake_jj_value s = v, end = cake_jj_str_arg(r, "truncate", p[2], "...");
     int64_t length = cake_jj_int_arg(r, "truncate", p[0], 255),
             leeway = cake_jj_int_arg(r, "truncate", p[3], 5);
     int64_t n_end = cake_jj_len(r, end);
     if (length < n_end || leeway < 0)
         cake_jj_fail(r, CAKE_EINVAL, "truncate needs a length of at least that of its end mark");
-    if (cake_jj_len(r, s) <= length + leeway) return s;
+    if (cake_jj_len(r, s) <= length + leeway) return s; /* anything that has a length */
+    s = cake_jj_str_arg(r, "truncate", s, NULL);
     s = cake_jj_slice_str(r, s, 0, 1, length - n_end);
     if (!cake_jj_bool_arg(r, p[1], false)) {
         size_t space = cake_jj_rfind(s, cake_jj_strz(" "));

@@ -137,8 +137,11 @@ cake_jj_value cake_jj_percent(cake_jj *r, cake_jj_value fmt, cake_jj_value args)
             put_number(r, &b, flags, width, precision, conv, v);
         }
     }
+    /* Python lets what can be subscripted by key go unused, which lists can be for this purpose */
     bool tuple = args.type == JJ_SEQ && args.kind == JJ_TUPLE;
-    if (!x.used_map && args.type != JJ_DICT && x.next < (tuple ? args.u.seq->n : 1))
+    bool loose = args.type == JJ_DICT ||
+                 (args.type == JJ_SEQ && (args.kind == JJ_LIST || args.kind == JJ_RANGE));
+    if (!x.used_map && !loose && x.next < (tuple ? args.u.seq->n : 1))
         cake_jj_fail(r, CAKE_EINVAL, "a format has fewer fields than arguments");
     cake_jj_value v = cake_jj_buf_str(&b);
     v.kind = fmt.kind;

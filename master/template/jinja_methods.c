@@ -486,5 +486,11 @@ cake_jj_value cake_jj_call_method(cake_jj *r, cake_jj_value self, cake_jj_value 
     if (self.type == JJ_LOOP) return cake_jj_loop_method(r, self, name, a);
     const entry *e = find_method(self, name);
     cake_assert(e != NULL); /* a JJ_METHOD is only made for a method that exists */
-    return e->call(r, self, a);
+    cake_jj_value v = e->call(r, self, a);
+    if (self.type == JJ_STR && self.kind && e->call != str_join && e->call != str_format) {
+        /* parts of a string marked safe are safe */
+        if (v.type == JJ_STR) v.kind = 1;
+        for (size_t i = 0; v.type == JJ_SEQ && i < v.u.seq->n; i++) v.u.seq->v[i].kind = 1;
+    }
+    return v;
 }
