@@ -72,6 +72,24 @@ static void test_folders(void **state) {
     /* Only the shards the index names are opened. */
     write_text(d, INDEX, "{\"weight_map\":{\"a\":" S1 ",\"b\":" S1 "}}");
     opens(d, 2, 1, 0);
+    /* The bytes are those at 8 + n + begin of the file. */
+    cake_checkpoint *c = NULL;
+    cake_error err = {0};
+    assert_ok(cake_checkpoint_open(&c, d, &err), &err);
+    size_t len;
+    char *raw = read_text(d, "model-00001-of-00002.safetensors", &len);
+    uint64_t n;
+    memcpy(&n, raw, 8);
+    const cake_tensor *a = &c->tensors[cake_checkpoint_find(c, "a")],
+                      *b = &c->tensors[cake_checkpoint_find(c, "b")];
+    assert_int_equal(len, 8 + n + 19);
+    assert_int_equal(b->n_bytes, 3);
+    assert_memory_equal(b->data, raw + 8 + n, 3);
+    assert_int_equal(a->n_bytes, 16);
+    assert_memory_equal(a->data, raw + 8 + n + 3, 16);
+    assert_int_equal(a->file_offset, 8 + n + 3);
+    free(raw);
+    cake_checkpoint_close(c);
     /* A single file, by path. */
     char *one = cake_path_join(d, "model-00002-of-00002.safetensors");
     opens(one, 2, 1, 0);
@@ -225,6 +243,9 @@ static void resolves(const char *arg, const char *want) {
     if (!want) {
         assert_int_equal(st, CAKE_ENOTFOUND);
         assert_non_null(strstr(err.msg, arg));
+        /* Only what looks like a name is looked up. */
+        bool name = strstr(arg, "org/na") == arg && !strstr(arg, "@../");
+        assert_int_equal(strstr(err.msg, "huggingface-cli") != NULL, name);
         return;
     }
     assert_ok(st, &err);

@@ -283,6 +283,21 @@ static void test_contradictions(void **state) {
             CAKE_EUNSUPPORTED, "o_proj.bias", NULL);
 }
 
+/* Rows that do not divide into the groups: W*32 == K*bits and G*group == K cannot both hold. */
+static void test_group_divides(void **state) {
+    (void)state;
+    gen_model g = GEN_SMALL;
+    g.hidden = 96;
+    g.group = 64;
+    g.n_layers = 1;
+    char *d = tmp_dir();
+    cake_error err;
+    gen_write(&g, d);
+    assert_fails(try_layout(d, &err), CAKE_EFORMAT, &err,
+                 "rows of 96 do not divide into groups of 64");
+    tmp_remove(d);
+}
+
 /* Overrides against what is stored (formats.md 8.5, case 6). */
 static void test_overrides(void **state) {
     (void)state;
@@ -400,11 +415,9 @@ static void test_ranges(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_families),
-        cmocka_unit_test(test_shipped),
-        cmocka_unit_test(test_contradictions),
-        cmocka_unit_test(test_overrides),
-        cmocka_unit_test(test_tie),
+        cmocka_unit_test(test_families),       cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_contradictions), cmocka_unit_test(test_group_divides),
+        cmocka_unit_test(test_overrides),      cmocka_unit_test(test_tie),
         cmocka_unit_test(test_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

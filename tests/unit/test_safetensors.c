@@ -304,6 +304,11 @@ static void test_dtypes(void **state) {
         assert_int_equal(cake_dtype_bits(t), d[i].bits);
         assert_string_equal(cake_dtype_name(t), d[i].name);
     }
+    uint64_t n = 0;
+    assert_true(cake_tensor_bytes(CAKE_DTYPE_F6_E2M3, 2, (uint64_t[]){3, 4}, &n) && n == 9);
+    assert_false(cake_tensor_bytes(CAKE_DTYPE_F6_E2M3, 1, (uint64_t[]){3}, &n));
+    assert_false(cake_tensor_bytes(CAKE_DTYPE_U64, 2,
+                                   (uint64_t[]){UINT64_C(1) << 32, UINT64_C(1) << 31}, &n));
     assert_int_equal(cake_dtype_parse("U", 1), CAKE_DTYPE_NONE);
     assert_int_equal(cake_dtype_bits((cake_dtype)99), 0);
     char text[8];

@@ -681,6 +681,32 @@ static void test_budget_reuse(void **state) {
     cake_bundle_free(b);
 }
 
+/* When only one has to go, it is the one that is of no use, though it was used last. */
+static void test_budget_keeps_useful(void **state) {
+    fixture *f = *state;
+    cake_bundle *a = bundle_of(&f->o, 1, 3), *b = bundle_of(&f->o, 4, 5),
+                *c = bundle_of(&f->o, 2, 3);
+    cake_store *s = open_store(f->cache, 0);
+    receive(s, a);
+    receive(s, b);
+    uint64_t both = cake_store_used(s);
+    cake_store_close(s);
+    s = open_store(f->cache, both + 4096);
+    receive(s, c);
+    cake_store_bundle *sb = begin_ok(s, a);
+    assert_true(cake_store_complete(sb));
+    cake_store_release(sb);
+    char hex[CAKE_SHA256_HEX];
+    cake_sha256_hex(&b->manifest->id, hex);
+    char *gone = cake_asprintf("%s/bundles/%s", f->cache, hex);
+    assert_false(cake_dir_exists(gone));
+    free(gone);
+    cake_store_close(s);
+    cake_bundle_free(a);
+    cake_bundle_free(b);
+    cake_bundle_free(c);
+}
+
 /* Two processes (here: two stores) receive the same bundle at once, then share it. */
 static void test_two_receivers(void **state) {
     fixture *f = *state;
@@ -839,11 +865,17 @@ static void test_trash(void **state) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 int main(void) {
     const struct CMUnitTest tests[] = {
-        T(test_receive), T(test_any_order), T(test_bounds),         T(test_damaged_on_the_way),
-        T(test_resume),  T(test_kill),      T(test_kill_replacing), T(test_adopt),
-        T(test_journal), T(test_extents),   T(test_reuse),          T(test_reuse_part),
-        T(test_repair),  T(test_budget),    T(test_budget_reuse),   T(test_two_receivers),
-        T(test_race),    T(test_disk_full), T(test_hostile_names),  T(test_trash),
+        T(test_receive),        T(test_any_order),
+        T(test_bounds),         T(test_damaged_on_the_way),
+        T(test_resume),         T(test_kill),
+        T(test_kill_replacing), T(test_adopt),
+        T(test_journal),        T(test_extents),
+        T(test_reuse),          T(test_reuse_part),
+        T(test_repair),         T(test_budget),
+        T(test_budget_reuse),   T(test_budget_keeps_useful),
+        T(test_two_receivers),  T(test_race),
+        T(test_disk_full),      T(test_hostile_names),
+        T(test_trash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
