@@ -258,7 +258,8 @@ int tok_regex_find(const tok_regex *r, tok_scratch *sc, const char *s, size_t n,
                    size_t *start, size_t *end, cake_error *err);
 /* A hand-written scanner that cuts exactly as this pattern does, or NULL. */
 tok_scan_fn *tok_scan_for(const char *pattern, size_t len);
-extern const char tok_pattern_gpt2[], tok_pattern_qwen2[], tok_pattern_llama3[];
+extern const char tok_pattern_gpt2[], tok_pattern_qwen2[], tok_pattern_llama3[],
+    tok_pattern_o200k[], tok_pattern_tekken[];
 
 /* ---- loading ---- */
 cake_tokenizer *tok_new(void);

@@ -1,7 +1,7 @@
 /* Hand-written scanners for the pre-tokenizer patterns that most models carry. Each cuts exactly as
  * its pattern does (tests/unit/test_tokenizer.c and the fuzz target hold it against PCRE2).
  *
- * All three patterns take, at a position, the first alternative that matches:
+ * The first three patterns take, at a position, the first alternative that matches:
  *   an English contraction; letters (with one leading character that is neither letter, number nor
  *   line end, or for GPT-2 one space); numbers; punctuation with one leading space (Qwen2, Llama 3:
  *   and the line ends behind it); white space up to its last line end (not GPT-2); white space
@@ -16,6 +16,17 @@ const char tok_pattern_gpt2[] =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" DIGITS                           \
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 const char tok_pattern_qwen2[] = CL100K("\\p{N}"), tok_pattern_llama3[] = CL100K("\\p{N}{1,3}");
+
+/* GPT-4o's (o200k) and Mistral's (Tekken) cut words by case: UPPER* lower+ or UPPER+ lower*, where
+ * letters without case and marks count as both. */
+#define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define CASED(CONTRACTION, DIGITS)                                                                 \
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?" UPPER       \
+    "+" LOWER "*" CONTRACTION "|" DIGITS                                                           \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+const char tok_pattern_o200k[] = CASED("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "\\p{N}{1,3}");
+const char tok_pattern_tekken[] = CASED("", "\\p{N}");
 
 static uint8_t ascii[128];
 static const uint8_t *table;
@@ -134,6 +145,64 @@ static size_t scan_llama3(const uint8_t *s, size_t i, size_t n) {
     return scan_cl100k(s, i, n, 3);
 }
 
+static inline bool is_upper(uint8_t c) {
+    return (c & (TOK_C_UP | TOK_C_M)) || (c & (TOK_C_L | TOK_C_LO)) == TOK_C_L;
+}
+static inline bool is_lower(uint8_t c) {
+    return (c & (TOK_C_LO | TOK_C_M)) || (c & (TOK_C_L | TOK_C_UP)) == TOK_C_L;
+}
+
+/* UPPER* LOWER+ from i (upper_first: UPPER+ LOWER*): its end, or i. */
+static size_t cased_word(const uint8_t *s, size_t i, size_t n, bool upper_first) {
+    size_t len, j = i, last = i; /* last: behind the last character that is both, to fall back to */
+    for (; j < n; j += len) {
+        uint8_t c = class_at(s, j, &len);
+        if (!is_upper(c)) break;
+        if (is_lower(c)) last = j + len;
+    }
+    if (upper_first && j == i) return i;
+    size_t end = j;
+    while (end < n && is_lower(class_at(s, end, &len))) end += len;
+    return upper_first || end > j ? end : last;
+}
+
+static inline size_t scan_cased(const uint8_t *s, size_t i, size_t n, int digits,
+                                bool contractions) {
+    size_t len, len2;
+    uint8_t c = class_at(s, i, &len);
+    if (c & TOK_C_N) {
+        size_t j = i + len;
+        for (int k = 1; k < digits && j < n && (class_at(s, j, &len2) & TOK_C_N); k++) j += len2;
+        return j;
+    }
+    if (s[i] != '\r' && s[i] != '\n') {
+        /* the four ways in the pattern's order: with the leading character and without it */
+        for (int way = 0; way < 4; way++) {
+            bool lead = !(way & 1);
+            if (lead ? (c & TOK_C_L) : !(c & (TOK_C_L | TOK_C_M))) continue;
+            size_t from = lead ? i + len : i, end = cased_word(s, from, n, way >= 2);
+            if (end == from) continue;
+            return contractions && end < n && s[end] == '\'' ? contraction(s, end, n, true) : end;
+        }
+    }
+    size_t j = i + (s[i] == ' ');
+    if (j < n && !(class_at(s, j, &len2) & LNS)) {
+        j = run_other(s, j, n);
+        while (j < n && (s[j] == '\r' || s[j] == '\n' || s[j] == '/')) j++;
+        return j;
+    }
+    size_t end = run(s, i, n, TOK_C_S);
+    for (j = end; j > i; j--)
+        if (s[j - 1] == '\r' || s[j - 1] == '\n') return j;
+    return space_tail(s, i, end, n);
+}
+static size_t scan_o200k(const uint8_t *s, size_t i, size_t n) {
+    return scan_cased(s, i, n, 3, true);
+}
+static size_t scan_tekken(const uint8_t *s, size_t i, size_t n) {
+    return scan_cased(s, i, n, 1, false);
+}
+
 static void build(void) {
     table = tok_class_table();
     memcpy(ascii, table, sizeof ascii);
@@ -145,7 +214,9 @@ tok_scan_fn *tok_scan_for(const char *pattern, size_t len) {
         tok_scan_fn *scan;
     } known[] = {{tok_pattern_gpt2, scan_gpt2},
                  {tok_pattern_qwen2, scan_qwen2},
-                 {tok_pattern_llama3, scan_llama3}};
+                 {tok_pattern_llama3, scan_llama3},
+                 {tok_pattern_o200k, scan_o200k},
+                 {tok_pattern_tekken, scan_tekken}};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, build);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)

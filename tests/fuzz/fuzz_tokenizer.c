@@ -9,16 +9,17 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void scanners(const char *s, size_t n) {
-    static const char *const patterns[] = {tok_pattern_gpt2, tok_pattern_qwen2, tok_pattern_llama3};
-    static tok_regex *re[3];
+    static const char *const patterns[] = {tok_pattern_gpt2, tok_pattern_qwen2, tok_pattern_llama3,
+                                           tok_pattern_o200k, tok_pattern_tekken};
+    static tok_regex *re[5];
     static tok_scratch *sc;
     if (!sc) {
         sc = tok_scratch_new();
-        for (int i = 0; i < 3; i++) tok_regex_new(&re[i], patterns[i], strlen(patterns[i]), NULL);
+        for (int i = 0; i < 5; i++) tok_regex_new(&re[i], patterns[i], strlen(patterns[i]), NULL);
     }
     for (size_t i = 0; i < n;) /* above U+0600 the Unicode versions differ */
         if (tok_utf8_next((const uint8_t *)s, &i) >= 0x600) return;
-    for (int p = 0; p < 3; p++) {
+    for (int p = 0; p < 5; p++) {
         tok_scan_fn *scan = tok_scan_for(patterns[p], strlen(patterns[p]));
         for (size_t i = 0, a, b; i < n; i = b) {
             cake_assert(tok_regex_find(re[p], sc, s, n, i, &a, &b, NULL) == 1);
