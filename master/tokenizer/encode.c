@@ -65,7 +65,6 @@ static cake_status cut_added(tok_enc *e, const tok_trie *trie, const char *text,
             continue;
         if (a->lstrip) {
             while (start > done && class_before(s, start, TOK_C_S)) start = tok_utf8_last(s, start);
-            if (start < done) start = done;
         }
         if (a->rstrip)
             while (class_after(s, stop, n, TOK_C_S)) tok_utf8_next(s, &stop);

@@ -627,6 +627,93 @@ static void test_long_texts(void **state) {
     free(s);
 }
 
+/* Each behaviour of Split, with and without invert; ids from the reference. */
+static void test_split_behaviors(void **state) {
+    (void)state;
+    static const struct {
+        const char *behavior, *ids; /* of "aabbaab", then of "baaab" */
+        bool invert;
+    } cases[] = {{"Isolated",
+                  "005001"
+                  "10001",
+                  false},
+                 {"Isolated",
+                  "005001"
+                  "10001",
+                  true},
+                 {"Removed",
+                  "51"
+                  "11",
+                  false},
+                 {"Removed",
+                  "0000"
+                  "000",
+                  true},
+                 {"Contiguous",
+                  "2521"
+                  "1201",
+                  false},
+                 {"Contiguous",
+                  "2521"
+                  "1201",
+                  true},
+                 {"MergedWithPrevious",
+                  "001401"
+                  "4001",
+                  false},
+                 {"MergedWithPrevious",
+                  "03103"
+                  "1003",
+                  true},
+                 {"MergedWithNext",
+                  "03103"
+                  "1003",
+                  false},
+                 {"MergedWithNext",
+                  "001401"
+                  "4001",
+                  true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char json[512], got[40] = "", *p = got;
+        cake_tokenizer *t = NULL;
+        cake_ids ids = {0};
+        snprintf(json, sizeof json,
+                 "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},"
+                 "\"behavior\":\"%s\","
+                 "\"invert\":%s},\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"aa\":2,\"ab\":3,\"ba\":4,"
+                 "\"bb\":5},"
+                 "\"merges\":[\"a a\",\"a b\",\"b a\",\"b b\"]}}",
+                 cases[i].behavior, cases[i].invert ? "true" : "false");
+        assert_int_equal(cake_tokenizer_parse(&t, json, strlen(json), NULL, 0, NULL), CAKE_OK);
+        assert_int_equal(cake_tokenizer_encode(t, "aabbaab", 7, 0, &ids, NULL), CAKE_OK);
+        assert_int_equal(cake_tokenizer_encode(t, "baaab", 5, 0, &ids, NULL), CAKE_OK);
+        for (size_t k = 0; k < ids.n; k++) *p++ = (char)('0' + ids.v[k]);
+        assert_string_equal(got, cases[i].ids);
+        cake_ids_deinit(&ids);
+        cake_tokenizer_free(t);
+    }
+}
+
+/* Long words take another way than short ones: the order of merging is the same. */
+static void test_long_words(void **state) {
+    (void)state;
+    static const char json[] =
+        "{\"model\":{\"vocab\":{\"a\":0,\"aa\":1,\"aaa\":2},\"merges\":[\"a a\",\"aa a\"]}}";
+    char s[2001];
+    cake_tokenizer *t = NULL;
+    memset(s, 'a', sizeof s);
+    assert_int_equal(cake_tokenizer_parse(&t, json, sizeof json - 1, NULL, 0, NULL), CAKE_OK);
+    for (size_t n = 3; n <= sizeof s;
+         n += n < 140 ? 2 : 186) { /* odd: pairs from the left, "aaa" last */
+        cake_ids ids = encode(t, s, n | 1, 0);
+        assert_int_equal(ids.n, (n | 1) / 2);
+        for (size_t i = 0; i + 1 < ids.n; i++) assert_int_equal(ids.v[i], 1);
+        assert_int_equal(ids.v[ids.n - 1], 2);
+        cake_ids_deinit(&ids);
+    }
+    cake_tokenizer_free(t);
+}
+
 /* ---- threads ---- */
 static const cake_tokenizer *shared_tok;
 static void *encode_much(void *arg) {
@@ -892,6 +979,8 @@ int main(void) {
         cmocka_unit_test(test_hostile_files),
         cmocka_unit_test(test_match_limit),
         cmocka_unit_test(test_long_texts),
+        cmocka_unit_test(test_split_behaviors),
+        cmocka_unit_test(test_long_words),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_hf_vectors),
         cmocka_unit_test(test_sentencepiece_vectors),

@@ -115,7 +115,8 @@ ATOMS = list(" \n\r\t  '’.,!?;019aeXYZ-_/<>|▁éñßÅǅſ中文日本語ไ�
 
 def texts(corpus, n, seed):
     r = random.Random(seed)
-    out = ["", " ", "Hello world", "  two  spaces ", "a magic magical magic", "x [L] y [R]  z", "naïve café e\u0301"]
+    out = ["", " ", "Hello world", "  two  spaces ", "a magic magical magic", "x [L] y [R]  z", "naïve café e\u0301",
+           "\ud050\u11a7\uac00\u11a8", "a\u0301\u0323\u0301", "[R]  [L] x", "[R] \t\n x", "xmagic magic1 magic magicx", "<|end|> \n two words"]
     out += ["abcab" * 60, " the and" * 40 + "\n", "é" * 150, "a" * 300]  # long words
     while len(out) < n:
         if r.random() < 0.3:
