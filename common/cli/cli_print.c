@@ -316,7 +316,7 @@ static void zsh_arguments(const cake_cli_program *prog, int verb, FILE *f) {
         fprintf(f, " \\\n      '--version[show the version]' \\\n"
                    "      '--completion=[print completion]:SHELL:(bash zsh)'");
     else
-        fprintf(f, " \\\n      '*::'"); /* the verb itself and operands */
+        fprintf(f, " \\\n      '*: : '"); /* the verb itself and operands */
 }
 
 static void zsh_completion(const cake_cli_program *prog, FILE *f) {
@@ -362,9 +362,7 @@ static void zsh_completion(const cake_cli_program *prog, FILE *f) {
     }
     fprintf(f, "}\n");
     /* Works both as a file in fpath, where the body is called, and when sourced. */
-    fprintf(f, "if [[ ${funcstack[1]} == ");
-    function_name(prog, f);
-    fprintf(f, " ]]; then ");
+    fprintf(f, "if [[ ${funcstack[1]} == _%s ]]; then ", prog->name); /* the file's name */
     function_name(prog, f);
     fprintf(f, " \"$@\"; else compdef ");
     function_name(prog, f);
@@ -405,17 +403,16 @@ static void roff_sentence(const char *s, FILE *f) {
     if (*s) roff(s + 1, f);
 }
 
-static void man_verb_usage(const cake_cli_program *prog, const cake_verb *v, FILE *f) {
-    fprintf(f, ".B ");
+static void man_verb_usage(const cake_cli_program *prog, const cake_verb *v, bool first, FILE *f) {
+    fprintf(f, "%s.B ", first ? "" : ".br\n");
     roff(prog->name, f);
     fputc(' ', f);
     roff(v->name, f);
-    fprintf(f, "\n.RI [ options ]%s\n", v->args ? "" : "\n.br");
-    if (v->args) {
-        fprintf(f, ".I ");
-        roff(v->args, f);
-        fprintf(f, "\n.br\n");
-    }
+    fprintf(f, "\n.RI [ options ]\n");
+    if (!v->args) return;
+    fprintf(f, ".I ");
+    roff(v->args, f);
+    fputc('\n', f);
 }
 
 static void man_option(const cake_cli_program *prog, const cake_opt *o, FILE *f) {
@@ -452,7 +449,8 @@ static void man_option(const cake_cli_program *prog, const cake_opt *o, FILE *f)
 void cake_cli_print_man(const cake_cli_program *prog, FILE *f) {
     fprintf(f, ".SH SYNOPSIS\n");
     if (prog->verbs) {
-        for (unsigned v = 0; v < prog->n_verbs; v++) man_verb_usage(prog, &prog->verbs[v], f);
+        for (unsigned v = 0; v < prog->n_verbs; v++)
+            man_verb_usage(prog, &prog->verbs[v], v == 0, f);
         fprintf(f, ".SH VERBS\n");
         for (unsigned v = 0; v < prog->n_verbs; v++) {
             fprintf(f, ".TP\n.B ");
