@@ -54,7 +54,7 @@ void cake_attn_rows(const cake_attn_spec *s, const void *const *blocks, uint32_t
 size_t cake_attn_partial_bytes(const cake_attn_spec *s, uint32_t pos0, uint32_t n_rows) {
     size_t n_blocks = ((size_t)pos0 + n_rows + CAKE_KV_BLOCK - 1) / CAKE_KV_BLOCK;
     size_t rows = (size_t)n_rows * (s->n_heads / s->n_kv_heads);
-    return n_blocks * rows * (round16(s->head_dim) + 16) * sizeof(float);
+    return n_blocks * (rows * round16(s->head_dim) + 2 * round16(rows)) * sizeof(float);
 }
 
 void cake_attn_partial(const cake_attn_spec *s, const void *const *blocks, uint32_t pos0,

@@ -32,13 +32,14 @@ typedef struct {
     uint32_t head_dim;   /* a multiple of 8, 8..256 */
     float scale;         /* multiplies q before the products; usually head_dim^-0.5 */
     uint32_t window; /* 0: none; else key j is visible to query i iff j <= i and i < j + window */
-    bool kv_f32;     /* blocks hold f32 instead of f16: twice the memory, for comparing with others */
+    bool kv_f32; /* blocks hold f32 instead of f16: twice the memory, for comparing with others */
 } cake_attn_spec;
 
 /* Bytes of one block: keys and values of one layer at CAKE_KV_BLOCK positions; a multiple of 64. A
- * block wants 64-byte alignment (for speed; any multiple of 2 works) and need not be initialised.
- * Inside, for each kv head in turn, in f16 (or f32): keys [4][head_dim][16 positions], then values
- * [64 positions][head_dim rounded up to 16]. Blocks of equal specs can be copied with memcpy. */
+ * block wants 64-byte alignment (for speed; any multiple of its element works) and need not be
+ * initialised. Inside, for each kv head in turn, in f16 (or f32): keys [4][head_dim][16 positions],
+ * then values [64 positions][head_dim rounded up to 16]. Blocks of equal specs can be copied with
+ * memcpy. */
 size_t cake_kv_block_bytes(const cake_attn_spec *s);
 
 /* Store the key and value of one position, k and v [n_kv_heads * head_dim] f32, at slot

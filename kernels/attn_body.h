@@ -51,13 +51,14 @@ typedef struct {
     float *ob;             /* [ROWS][dp] */
 } attn_job;
 
-/* A block's part of one row in the caller's `partials`: o[dp], m, l, and padding. */
-LANES_FN size_t part_floats(size_t dp) {
-    return dp + 16;
-}
-
 LANES_FN size_t round16(size_t d) {
     return (d + 15) & ~(size_t)15;
+}
+
+/* A block's parts of n rows in the caller's `partials`: o[n][dp], m[n], l[n], the last two padded.
+ */
+LANES_FN size_t part_floats(size_t n, size_t dp) {
+    return n * dp + 2 * round16(n);
 }
 
 LANES_FN const uint16_t *block_k(const cake_attn_spec *s, const void *block, uint32_t kv_head) {
@@ -100,9 +101,9 @@ static void k_kv_store(const cake_attn_spec *s, void *block, uint32_t slot, cons
     }
 }
 
-/* Decode waits for memory: while the keys of a block are in use its values are fetched, then the
- * next block's keys, at the pace of reading (w groups of 32 bytes). Into the second-level cache:
- * the first is no larger than a block. */
+/* Decode waits for memory: with each line of a block the line at the same place in the next block
+ * is fetched (w groups of 32 bytes). Into the second-level cache: the first is no larger than a
+ * block. */
 LANES_FN void prefetch(const char *p, int w) {
     for (int i = 0; i < (w + 1) / 2; i++) __builtin_prefetch(p + 64 * i, 0, 2);
 }
@@ -117,7 +118,7 @@ LANES_FN void qk_tile(const int R, const int W, const int wide, const attn_job *
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int w = 0; w < W; w++) acc[r][w] = v_zero();
     }
-    const char *ahead = (const char *)(j->v + g0 * step);
+    const char *ahead = j->next + g0 * step * 2;
     for (size_t i = 0; i < d; i++) {
         v16 key[8];
         if (!wide) prefetch(ahead + i * (size_t)W * 32, W);
@@ -166,7 +167,7 @@ LANES_FN void pv_tile(const int R, const int W, const int wide, const attn_job *
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int w = 0; w < W; w++) acc[r][w] = v_load(ob + (size_t)r * dp + 16 * w);
     }
-    const char *ahead = j->next + g0 * 32;
+    const char *ahead = j->next + (BLOCK * j->d + g0 * 16) * 2;
     for (size_t i = k0; i < k1; i++) {
         v16 val[8];
         if (!wide) prefetch(ahead + i * dp * 2, W);
@@ -408,11 +409,11 @@ LANES_FN void load_block(attn_scratch *t, const void *block, const void *next, s
 }
 
 /* Blocks b0 .. b1-1 against n positions from pos0 (one chunk, queries loaded). Each block's parts
- * go to rows (folded) or, if parts is not NULL, to parts[(b * parts_rows + row)] unfolded. */
+ * are folded into the chunk's rows or, if parts is not NULL, left there, where the chunk's rows
+ * start at row `first` of parts_rows. */
 static void chunk_blocks(attn_scratch *t, const void *const *blocks, uint32_t pos0, uint32_t n,
-                         uint32_t b0, uint32_t b1, float *parts, size_t parts_rows) {
+                         uint32_t b0, uint32_t b1, float *parts, size_t first, size_t parts_rows) {
     attn_job *j = &t->j;
-    size_t pf = part_floats(j->dp);
     for (uint32_t b = b0; b < b1; b++) {
         int lo, hi;
         uint32_t r0 = 0, r1 = n; /* the positions that see block b are consecutive */
@@ -427,12 +428,10 @@ static void chunk_blocks(attn_scratch *t, const void *const *blocks, uint32_t po
             float m[16] = {0}, l[16] = {0};
             block_tile(j, b, pos0, v, rows, m, l);
             if (parts) {
-                for (size_t r = 0; r < rows; r++) {
-                    float *p = parts + (b * parts_rows + v + r) * pf;
-                    memcpy(p, j->ob + r * j->dp, j->dp * sizeof *p);
-                    p[j->dp] = m[r];
-                    p[j->dp + 1] = l[r];
-                }
+                float *o = parts + b * part_floats(parts_rows, j->dp), *ml = o + parts_rows * j->dp;
+                memcpy(o + (first + v) * j->dp, j->ob, rows * j->dp * sizeof *o);
+                memcpy(ml + first + v, m, rows * sizeof *m);
+                memcpy(ml + round16(parts_rows) + first + v, l, rows * sizeof *l);
             } else {
                 merge(t->o + v * j->dp, t->m + v, t->l + v, j->ob, m, l, rows, j->dp);
             }
@@ -457,7 +456,7 @@ static void k_rows(const cake_attn_spec *s, const void *const *blocks, uint32_t 
         load_q(&t.j, q, ldq, n);
         rows_clear(t.o, t.m, t.l, n * group, dp);
         uint32_t b_end = (uint32_t)(((uint64_t)pos0 + n - 1) / BLOCK) + 1;
-        chunk_blocks(&t, blocks, pos0, n, first_block(s, pos0), b_end, NULL, 0);
+        chunk_blocks(&t, blocks, pos0, n, first_block(s, pos0), b_end, NULL, 0, 0);
         for (size_t v = 0; v < n * group; v++)
             row_finish(t.o + v * dp, t.l[v],
                        out + v / group * ldo + (kv_head * group + v % group) * d, d);
@@ -469,30 +468,35 @@ static void k_partial(const cake_attn_spec *s, const void *const *blocks, uint32
                       const float *q, size_t ldq, float *partials, void *scratch) {
     attn_scratch t;
     job_init(&t, s, kv_head, n_rows, scratch);
-    size_t pf = part_floats(t.j.dp), parts_rows = (size_t)n_rows * t.j.group;
+    size_t parts_rows = (size_t)n_rows * t.j.group;
     uint32_t chunk = chunk_positions(t.j.group), n;
     for (uint32_t done = 0; done < n_rows; done += n) {
         n = n_rows - done < chunk ? n_rows - done : chunk;
         load_q(&t.j, q + done * ldq, ldq, n);
-        chunk_blocks(&t, blocks, pos0 + done, n, block_begin, block_end,
-                     partials + (size_t)done * t.j.group * pf, parts_rows);
+        chunk_blocks(&t, blocks, pos0 + done, n, block_begin, block_end, partials,
+                     (size_t)done * t.j.group, parts_rows);
     }
 }
 
 static void k_combine(const cake_attn_spec *s, uint32_t pos0, uint32_t n_rows, uint32_t kv_head,
                       const float *partials, float *out, size_t ldo) {
-    float o[CAKE_ATTN_MAX_DIM], m, l;
-    size_t d = s->head_dim, dp = round16(d), pf = part_floats(dp);
-    size_t group = s->n_heads / s->n_kv_heads;
-    for (uint32_t r = 0; r < n_rows; r++) {
+    enum { AT_ONCE = 8 };
+    float o[AT_ONCE * CAKE_ATTN_MAX_DIM], m[AT_ONCE], l[AT_ONCE];
+    size_t d = s->head_dim, dp = round16(d), group = s->n_heads / s->n_kv_heads;
+    size_t parts_rows = group * n_rows;
+    for (uint32_t r = 0; r < n_rows; r++, out += ldo) {
         uint64_t pos = (uint64_t)pos0 + r;
-        for (size_t g = 0; g < group; g++) {
-            rows_clear(o, &m, &l, 1, dp);
+        for (size_t g = 0, n; g < group; g += n) {
+            n = group - g < AT_ONCE ? group - g : AT_ONCE;
+            rows_clear(o, m, l, n, dp);
             for (uint32_t b = first_block(s, pos); b <= pos / BLOCK; b++) {
-                const float *p = partials + (b * group * n_rows + r * group + g) * pf;
-                merge(o, &m, &l, p, p + dp, p + dp + 1, 1, dp);
+                size_t row = r * group + g;
+                const float *p = partials + b * part_floats(parts_rows, dp);
+                const float *ml = p + parts_rows * dp + row;
+                merge(o, m, l, p + row * dp, ml, ml + round16(parts_rows), n, dp);
             }
-            row_finish(o, l, out + r * ldo + (kv_head * group + g) * d, d);
+            for (size_t i = 0; i < n; i++)
+                row_finish(o + i * dp, l[i], out + (kv_head * group + g + i) * d, d);
         }
     }
 }

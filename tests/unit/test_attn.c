@@ -80,7 +80,17 @@ static void fill_nan(float *x, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] = NAN;
 }
 
-/* Largest error over the bound of rows, against double arithmetic on the stored f16 values. */
+/* A key or value as the cache keeps it. */
+static void stored(const seq *t, uint16_t *half, float *y, const float *x) {
+    if (t->s.kv_f32) {
+        memcpy(y, x, t->s.head_dim * sizeof *y);
+        return;
+    }
+    cake_f32_to_f16(half, x, t->s.head_dim);
+    cake_f16_to_f32(y, half, t->s.head_dim);
+}
+
+/* Row p against double arithmetic on the stored values. */
 static void check_reference(const seq *t, uint32_t p, const float *out) {
     size_t d = t->s.head_dim, kd = t->s.n_kv_heads * d, group = t->s.n_heads / t->s.n_kv_heads;
     double *w = malloc((p + 1) * sizeof *w);
@@ -91,8 +101,7 @@ static void check_reference(const seq *t, uint32_t p, const float *out) {
         uint32_t lo = t->s.window && p >= t->s.window ? p - t->s.window + 1 : 0;
         double max = -INFINITY, sum = 0, mag = 0;
         for (uint32_t j = lo; j <= p; j++) {
-            cake_f32_to_f16(half, t->k + j * kd + h / group * d, d);
-            cake_f16_to_f32(kh, half, d);
+            stored(t, half, kh, t->k + j * kd + h / group * d);
             double s = 0, a = 0;
             for (size_t i = 0; i < d; i++)
                 s += (double)q[i] * kh[i] * (double)t->s.scale,
@@ -104,8 +113,7 @@ static void check_reference(const seq *t, uint32_t p, const float *out) {
         for (uint32_t j = lo; j <= p; j++) sum += w[j] = exp(w[j] - max);
         double *o = calloc(d, sizeof *o), *oa = calloc(d, sizeof *oa);
         for (uint32_t j = lo; j <= p; j++) {
-            cake_f32_to_f16(half, t->v + j * kd + h / group * d, d);
-            cake_f16_to_f32(kh, half, d);
+            stored(t, half, kh, t->v + j * kd + h / group * d);
             for (size_t i = 0; i < d; i++)
                 o[i] += w[j] / sum * kh[i], oa[i] += w[j] / sum * fabs((double)kh[i]);
         }
@@ -136,6 +144,8 @@ static const cake_attn_spec shapes[] = {
     {.n_heads = 2, .n_kv_heads = 1, .head_dim = 256, .scale = 0.0625f, .window = 64},
     {.n_heads = 2, .n_kv_heads = 2, .head_dim = 96, .scale = 0.1020621f, .window = 1},
     {.n_heads = 4, .n_kv_heads = 2, .head_dim = 24, .scale = 0.2f, .window = 7},
+    {.n_heads = 4, .n_kv_heads = 2, .head_dim = 40, .scale = 0.2f, .kv_f32 = true},
+    {.n_heads = 19, .n_kv_heads = 1, .head_dim = 64, .scale = 0.125f, .window = 90, .kv_f32 = true},
     {.n_heads = 100, .n_kv_heads = 1, .head_dim = 8, .scale = 0.3f, .window = 65},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
