@@ -10,14 +10,14 @@
 
 static const struct {
     const char *model_type, *architecture;
+    double theta; /* when the file gives none; 0: required */
     cake_family family;
-    double theta;           /* when the file gives none; 0: required */
     uint32_t max_positions; /* when the file gives none */
 } family_table[] = {
-    {"llama", "LlamaForCausalLM", CAKE_FAMILY_LLAMA, 10000, 2048},
-    {"mistral", "MistralForCausalLM", CAKE_FAMILY_MISTRAL, 10000, 32768},
-    {"qwen2", "Qwen2ForCausalLM", CAKE_FAMILY_QWEN2, 1e6, 32768},
-    {"qwen3", "Qwen3ForCausalLM", CAKE_FAMILY_QWEN3, 0, 40960},
+    {"llama", "LlamaForCausalLM", 10000, CAKE_FAMILY_LLAMA, 2048},
+    {"mistral", "MistralForCausalLM", 10000, CAKE_FAMILY_MISTRAL, 32768},
+    {"qwen2", "Qwen2ForCausalLM", 1e6, CAKE_FAMILY_QWEN2, 32768},
+    {"qwen3", "Qwen3ForCausalLM", 0, CAKE_FAMILY_QWEN3, 40960},
 };
 enum { N_FAMILIES = sizeof family_table / sizeof *family_table };
 

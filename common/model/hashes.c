@@ -3,6 +3,7 @@
 #include "common/file.h"
 #include "common/mem.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,17 @@ static void cache_add(file_cache *c, known k) {
     c->entries[c->n++] = k;
 }
 
+/* "DIGITS " at *s, which moves past it. */
+static bool number(char **s, uint64_t *out) {
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(*s, &end, 10);
+    if (errno || end == *s || *end != ' ') return false;
+    *out = v;
+    *s = end + 1;
+    return true;
+}
+
 /* Anything unexpected empties the cache: it is only a memory. */
 static void cache_load(file_cache *c, const char *dir, const cake_checkpoint_file *f) {
     char *real = realpath(f->path, NULL), *text = NULL, hex[CAKE_SHA256_HEX];
@@ -56,9 +68,9 @@ static void cache_load(file_cache *c, const char *dir, const cake_checkpoint_fil
     ok = ok && (line = strtok_r(NULL, "\n", &save)) && strcmp(line, want) == 0;
     while (ok && (line = strtok_r(NULL, "\n", &save))) {
         known k;
-        int at = 0;
-        ok = sscanf(line, "%" SCNu64 " %" SCNu64 " %n", &k.offset, &k.n_bytes, &at) == 2 &&
-             at > 0 && cake_sha256_parse(line + at, &k.sha256);
+        char *rest = line;
+        ok = number(&rest, &k.offset) && number(&rest, &k.n_bytes) &&
+             cake_sha256_parse(rest, &k.sha256);
         if (ok) cache_add(c, k);
     }
     if (!ok) c->n = 0;

@@ -15,8 +15,8 @@ const char *cake_role_name(cake_role r) {
 
 /* What a family wants: one entry per module of a unit. */
 typedef struct {
-    cake_role role;
     const char *path; /* below "model.layers.I." for layers, else whole */
+    cake_role role;
     uint32_t n, k;
     bool bias, norm;
 } want;
@@ -26,28 +26,28 @@ static size_t wants_of(const cake_model_config *c, uint32_t unit, bool tied, wan
     size_t n = 0;
     uint32_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim, h = c->hidden;
     if (unit == 0) {
-        w[n++] = (want){CAKE_ROLE_EMBED, "model.embed_tokens", c->vocab, h, false, false};
+        w[n++] = (want){"model.embed_tokens", CAKE_ROLE_EMBED, c->vocab, h, false, false};
         return n;
     }
     if (unit == c->n_layers + 1) {
-        w[n++] = (want){CAKE_ROLE_FINAL_NORM, "model.norm", 1, h, false, true};
-        w[n++] = (want){CAKE_ROLE_HEAD, tied ? "model.embed_tokens" : "lm_head", c->vocab, h, false,
-                        false};
+        w[n++] = (want){"model.norm", CAKE_ROLE_FINAL_NORM, 1, h, false, true};
+        w[n++] = (want){
+            tied ? "model.embed_tokens" : "lm_head", CAKE_ROLE_HEAD, c->vocab, h, false, false};
         return n;
     }
-    w[n++] = (want){CAKE_ROLE_ATTN_NORM, "input_layernorm", 1, h, false, true};
-    w[n++] = (want){CAKE_ROLE_Q, "self_attn.q_proj", q, h, c->q_bias, false};
-    w[n++] = (want){CAKE_ROLE_K, "self_attn.k_proj", kv, h, c->k_bias, false};
-    w[n++] = (want){CAKE_ROLE_V, "self_attn.v_proj", kv, h, c->v_bias, false};
+    w[n++] = (want){"input_layernorm", CAKE_ROLE_ATTN_NORM, 1, h, false, true};
+    w[n++] = (want){"self_attn.q_proj", CAKE_ROLE_Q, q, h, c->q_bias, false};
+    w[n++] = (want){"self_attn.k_proj", CAKE_ROLE_K, kv, h, c->k_bias, false};
+    w[n++] = (want){"self_attn.v_proj", CAKE_ROLE_V, kv, h, c->v_bias, false};
     if (c->qk_norm) {
-        w[n++] = (want){CAKE_ROLE_Q_NORM, "self_attn.q_norm", 1, c->head_dim, false, true};
-        w[n++] = (want){CAKE_ROLE_K_NORM, "self_attn.k_norm", 1, c->head_dim, false, true};
+        w[n++] = (want){"self_attn.q_norm", CAKE_ROLE_Q_NORM, 1, c->head_dim, false, true};
+        w[n++] = (want){"self_attn.k_norm", CAKE_ROLE_K_NORM, 1, c->head_dim, false, true};
     }
-    w[n++] = (want){CAKE_ROLE_O, "self_attn.o_proj", h, q, c->o_bias, false};
-    w[n++] = (want){CAKE_ROLE_FFN_NORM, "post_attention_layernorm", 1, h, false, true};
-    w[n++] = (want){CAKE_ROLE_GATE, "mlp.gate_proj", c->ff, h, c->mlp_bias, false};
-    w[n++] = (want){CAKE_ROLE_UP, "mlp.up_proj", c->ff, h, c->mlp_bias, false};
-    w[n++] = (want){CAKE_ROLE_DOWN, "mlp.down_proj", h, c->ff, c->mlp_bias, false};
+    w[n++] = (want){"self_attn.o_proj", CAKE_ROLE_O, h, q, c->o_bias, false};
+    w[n++] = (want){"post_attention_layernorm", CAKE_ROLE_FFN_NORM, 1, h, false, true};
+    w[n++] = (want){"mlp.gate_proj", CAKE_ROLE_GATE, c->ff, h, c->mlp_bias, false};
+    w[n++] = (want){"mlp.up_proj", CAKE_ROLE_UP, c->ff, h, c->mlp_bias, false};
+    w[n++] = (want){"mlp.down_proj", CAKE_ROLE_DOWN, h, c->ff, c->mlp_bias, false};
     return n;
 }
 

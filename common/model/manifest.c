@@ -100,9 +100,9 @@ static cake_status make_prefix(cake_manifest *m, cake_error *err) {
         const cake_manifest_tensor *x = &m->tensors[i];
         put(&t, ",\"%s\":{\"dtype\":\"%s\",\"shape\":", x->name, cake_dtype_name(x->dtype));
         put_shape(&t, x);
-        put(&t, ",\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
-            (unsigned long long)(at + x->n_bytes));
-        at += x->n_bytes;
+        unsigned long long begin = at, end = at + x->n_bytes;
+        put(&t, ",\"data_offsets\":[%llu,%llu]}", begin, end);
+        at = end;
     }
     put(&t, "}");
     while (!t.failed && t.n % PREFIX_ALIGN) put(&t, " ");

@@ -14,6 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Outside of cmocka (benchmarks) a failure ends the program. */
+#ifndef fail_msg
+#define fail_msg(...) (fprintf(stderr, __VA_ARGS__), exit(1))
+#endif
 #define UNUSED __attribute__((unused))
 
 static UNUSED char *tmp_dir(void) {
