@@ -5,6 +5,8 @@
  * given. Steps, output, memory and depth are bounded (cake_template_limits); each limit is an
  * error.
  *
+ * Depth limits the C stack too: a render stays below 512 KiB of it.
+ *
  * Threads: a parsed template is immutable, any number of threads may render it at once (the json-c
  * objects handed in are read, and json-c counts references without locks: give each render its
  * own). Rendering allocates from its own arena; nothing blocks except cake_chat_template_open,
