@@ -48,7 +48,7 @@ enum {
 /* Append the ids of text[0..len) to *out. NUL bytes are text. Bytes that are not UTF-8 count as
  * U+FFFD, one per maximal ill-formed part (as Rust's and Python's lossy decoding do). On failure
  * *out may have grown. CAKE_ENOMEM; CAKE_EFORMAT when a pattern of the tokenizer exceeds its match
- * limit on this text; CAKE_ENOSPACE above 1 GiB of text. */
+ * limit on this text; CAKE_ENOSPACE above 256 MiB of text or 16 MiB in one word. */
 cake_status cake_tokenizer_encode(const cake_tokenizer *t, const char *text, size_t len,
                                   unsigned flags, cake_ids *out, cake_error *err);
 

@@ -714,6 +714,70 @@ static void test_long_words(void **state) {
     cake_tokenizer_free(t);
 }
 
+/* Random merges over a two-letter alphabet, many ways to one token, ranks in any order: words of
+ * every length against the rule carried out naively (lowest rank, then leftmost, until none is
+ * left). */
+static void test_random_merges(void **state) {
+    (void)state;
+    for (int round = 0; round < 150; round++) {
+        char vocab[40][16] = {"a", "b"}, s[400];
+        struct {
+            uint32_t l, r, id;
+        } m[40];
+        uint32_t n_vocab = 2, n_m = 0;
+        for (int k = 0; k < 60 && n_m < 30; k++) {
+            uint32_t l = rnd(n_vocab), r = rnd(n_vocab), id = 0, j = 0;
+            char w[32];
+            if (strlen(vocab[l]) + strlen(vocab[r]) > 8) continue;
+            snprintf(w, sizeof w, "%s%s", vocab[l], vocab[r]);
+            while (id < n_vocab && strcmp(vocab[id], w) != 0) id++;
+            if (id == n_vocab) memcpy(vocab[n_vocab++], w, sizeof vocab[0]);
+            while (j < n_m && (m[j].l != l || m[j].r != r)) j++;
+            if (j < n_m) continue;
+            uint32_t at = rnd(n_m + 1); /* any rank */
+            memmove(m + at + 1, m + at, (n_m - at) * sizeof *m);
+            m[at].l = l, m[at].r = r, m[at].id = id;
+            n_m++;
+        }
+        tok_buf json = {0};
+        char part[80];
+        static const char head[] = "{\"model\":{\"vocab\":{";
+        assert_true(tok_buf_add(&json, head, sizeof head - 1));
+        for (uint32_t i = 0; i < n_vocab; i++) {
+            snprintf(part, sizeof part, "%s\"%s\":%u", i ? "," : "", vocab[i], i);
+            assert_true(tok_buf_add(&json, part, strlen(part)));
+        }
+        assert_true(tok_buf_add(&json, "},\"merges\":[", 12));
+        for (uint32_t i = 0; i < n_m; i++) {
+            snprintf(part, sizeof part, "%s\"%s %s\"", i ? "," : "", vocab[m[i].l], vocab[m[i].r]);
+            assert_true(tok_buf_add(&json, part, strlen(part)));
+        }
+        assert_true(tok_buf_add(&json, "]}}", 3));
+        cake_tokenizer *t = NULL;
+        assert_int_equal(cake_tokenizer_parse(&t, json.p, json.n, NULL, 0, NULL), CAKE_OK);
+        for (int k = 0; k < 12; k++) {
+            uint32_t want[400], n = k & 1 ? 129 + rnd(270) : 1 + rnd(128), len = n;
+            for (uint32_t i = 0; i < n; i++) want[i] = rnd(2), s[i] = want[i] ? 'b' : 'a';
+            for (;;) {
+                uint32_t best = n_m, at = 0;
+                for (uint32_t i = 0; i + 1 < n; i++)
+                    for (uint32_t j = 0; j < best; j++)
+                        if (m[j].l == want[i] && m[j].r == want[i + 1]) best = j, at = i;
+                if (best == n_m) break;
+                want[at] = m[best].id;
+                memmove(want + at + 1, want + at + 2, (n - at - 2) * sizeof *want);
+                n--;
+            }
+            cake_ids ids = encode(t, s, len, 0);
+            assert_int_equal(ids.n, n);
+            assert_memory_equal(ids.v, want, n * sizeof *want);
+            cake_ids_deinit(&ids);
+        }
+        cake_tokenizer_free(t);
+        tok_buf_free(&json);
+    }
+}
+
 /* ---- threads ---- */
 static const cake_tokenizer *shared_tok;
 static void *encode_much(void *arg) {
@@ -981,6 +1045,7 @@ int main(void) {
         cmocka_unit_test(test_long_texts),
         cmocka_unit_test(test_split_behaviors),
         cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_random_merges),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_hf_vectors),
         cmocka_unit_test(test_sentencepiece_vectors),
