@@ -15,10 +15,18 @@
 #endif
 
 #if defined(__x86_64__)
-/* clang 14 has no "f16c" in __builtin_cpu_supports(). The registers are AVX's, which is asked for too. */
+/* clang 14 has no "f16c" in __builtin_cpu_supports(). The registers are AVX's, which is asked for
+ * too. */
 static bool has_f16c(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    /* Asked once: CPUID leaves a virtual machine, which costs tens of microseconds each time. */
+    static _Atomic int known = -1; /* a race computes the same value twice: harmless */
+    int has = atomic_load_explicit(&known, memory_order_relaxed);
+    if (has < 0) {
+        unsigned a, b, c, d;
+        has = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+        atomic_store_explicit(&known, has, memory_order_relaxed);
+    }
+    return has;
 }
 #endif
 

@@ -124,9 +124,12 @@ INLINE void affine_many(const cake_wspec *s, int bits, int ub, const uint8_t *p,
             const float *sc0 = a->scale + (size_t)h * nt + tok0, *sc1 = sc0 + nt;
             const float *sum =
                 ub == 2 ? a->sum64 + (size_t)(h / 2) * nt + tok0 : a->sum32 + (size_t)h * nt + tok0;
+            const int8_t *q_next = q + (size_t)nt * 64;
             uint32_t i = 0;
-            for (; i + 4 <= n; i += 4)
+            for (; i + 4 <= n; i += 4) {
+                for (int z = 0; z < 4; z++) _mm_prefetch(q_next + (i + z) * 64, _MM_HINT_T0);
                 unit_tokens(c, ub, 4, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
+            }
             for (; i + 2 <= n; i += 2)
                 unit_tokens(c, ub, 2, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
             if (i < n)
@@ -312,13 +315,15 @@ static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y
         uint32_t n = a->n_tok - tok0 < CAKE_MM_TOKENS ? a->n_tok - tok0 : CAKE_MM_TOKENS;
         for (uint32_t t = tile_begin; t < tile_end; t++) {
             const uint8_t *p = (const uint8_t *)w->packed + t * tile_bytes;
+            float *out = y + (size_t)tok0 * ldy + (size_t)t * 16;
+            /* rows of y lie far apart: have their lines ready when the sums are */
+            for (uint32_t i = 0; i < n; i++) _mm_prefetch(out + i * ldy, _MM_HINT_T0);
             if (f32)
                 tile_f32(s, p, a, tok0, n, acc, panel);
             else
                 fn(s, p, a, tok0, n, acc);
             uint32_t rows = s->n - t * 16 < 16 ? s->n - t * 16 : 16;
             __mmask16 keep = (__mmask16)((1u << rows) - 1);
-            float *out = y + (size_t)tok0 * ldy + (size_t)t * 16;
             for (uint32_t i = 0; i < n; i++)
                 _mm512_mask_storeu_ps(out + i * ldy, keep, _mm512_load_ps(acc + i * 16));
         }

@@ -24,7 +24,15 @@
 #include "common/pool.h"
 #include "kernels/matmul.h"
 
-enum { N = 4096, K = 4096, CHUNK_TILES = 8, POOL_BYTES = 384 << 20, MAX_TOK = 512, SLACK = 32768 };
+enum {
+    N = 4096,
+    K = 4096,
+    CHUNK_TILES = 8,
+    POOL_BYTES = 384 << 20,
+    MAX_TOK = 512,
+    SLACK = 32768,
+    SAMPLE_MIB = 32
+};
 
 static double now(void) {
     struct timespec t;
@@ -73,7 +81,8 @@ static void read_chunk(void *arg, size_t chunk, unsigned thread) {
     (void)thread;
     const size_t at = *(const size_t *)arg;
     const uint8_t *p = weights + ((at + chunk) << 20);
-    size_t ahead = (size_t)2048 << at / 96 % 4; /* which distance is best depends on the machine */
+    size_t ahead =
+        (size_t)2048 << at / SAMPLE_MIB % 4; /* which distance is best depends on the machine */
 #if defined(__x86_64__)
     if (cake_cpu_has(CAKE_ISA_AVX512)) {
         sink |= read_512(p, 1 << 20, ahead);
@@ -169,7 +178,7 @@ static void peak_chunk(void *arg, size_t chunk, unsigned thread) {
 
 /* A different part of the weights each time: nothing is found in a cache. */
 static double measure_bandwidth(cake_pool *pool, size_t *at) {
-    const size_t chunks = 96;
+    const size_t chunks = SAMPLE_MIB;
     *at = (*at + chunks) % (POOL_BYTES >> 20);
     if (*at + chunks > POOL_BYTES >> 20) *at = 0;
     double t = now();
@@ -300,12 +309,15 @@ int main(int argc, char **argv) {
                     ops->act_quantize(&act, 0, n);
                     size_t bytes = cake_packed_bytes(s), copies = POOL_BYTES / bytes;
                     const size_t total = copies * (N / 16 / CHUNK_TILES);
-                    /* a sample is about 96 MiB of weights at n=1, else about 2 G operations */
-                    size_t use =
-                        n == 1 ? (size_t)(96 << 20) / (bytes / (N / 16 / CHUNK_TILES))
-                               : (size_t)(2e9 / (dense ? 4 : 1) / (2.0 * n * CHUNK_TILES * 16 * K));
-                    if (use < 2) use = 2;
-                    job j = {ops, {*s, weights}, bytes, 0, &act, y, scratch};
+                    /* a sample takes one or two milliseconds: shorter than a time slice */
+                    size_t use = n == 1
+                                     ? (size_t)(SAMPLE_MIB << 20) / (bytes / (N / 16 / CHUNK_TILES))
+                                     : (size_t)(6e8 * threads / (dense ? 4 : 1) /
+                                                (2.0 * n * CHUNK_TILES * 16 * K));
+                    if (use < threads) use = threads;
+                    /* half the weights apart from what the limit reads: neither finds the other in
+                     * a cache */
+                    job j = {ops, {*s, weights}, bytes, total / 2, &act, y, scratch};
                     double value = 0, limit = 0;
                     size_t at = 0;
                     for (double end = now() + seconds; now() < end;) {
