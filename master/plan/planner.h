@@ -24,7 +24,7 @@
  *
  * Search: dynamic programming over (set of nodes used, last of them, first unit not yet placed),
  * bisecting the limit on the busiest resource around it; see search.c. Exact (the bisection to one
- * part in 10^7) up to CAKE_PLAN_EXACT_NODES nodes. Above, the order of the nodes is fixed (nearest
+ * part in 10^6) up to CAKE_PLAN_EXACT_NODES nodes. Above, the order of the nodes is fixed (nearest
  * neighbour by links) and subset and cuts are exact in that order: that is the optimum too when
  * links and layers are alike, as on a LAN they mostly are; plan.exact says which it was. */
 #ifndef CAKE_MASTER_PLAN_PLANNER_H

@@ -8,6 +8,7 @@
 
 #include "master/plan/plan_print.h"
 #include "master/plan/planner.h"
+#include "master/plan/search.h"
 
 #include <json-c/json.h>
 #include <math.h>
@@ -367,7 +368,7 @@ static int compare(const instance *x) {
         if (first < best) best = first;
     }
     if (r->goal == CAKE_PLAN_THROUGHPUT) {
-        assert_true(got.busiest <= best * (1 + 1e-6));
+        assert_true(got.busiest <= best * (1 + 2e-6));
         double total = INFINITY;
         for (size_t i = 0; i < all.n; i++)
             if (all.all[i].placement == placement && all.all[i].busiest <= best * (1 + 1e-12) &&
@@ -385,7 +386,7 @@ static int compare(const instance *x) {
         }
         assert_close(of_set, best); /* the nodes are those of a best chain */
         assert_true(got.total <= best * 1.02 * (1 + 1e-9));
-        assert_true(got.busiest <= least_busy * (1 + 1e-6));
+        assert_true(got.busiest <= least_busy * (1 + 2e-6));
     }
     for (uint32_t v = 0; v < r->n_nodes; v++) {
         assert_true(strlen(plan.nodes[v].reason) > 5);
@@ -708,6 +709,61 @@ static void test_many_nodes(void **state) {
     cake_plan_deinit(&plan);
 }
 
+/* With alike links and layers the fixed order loses nothing, whatever the order: the claim of the
+ * header. */
+static void test_fixed_order_is_exact_when_alike(void **state) {
+    (void)state;
+    int found = 0;
+    for (seed = 1; seed < 300; seed++) {
+        uint64_t keep = seed;
+        instance x;
+        uint32_t n = 2 + rnd(6), n_layers = 4 + rnd(12), order[MAX_NODES];
+        uniform(&x, n_layers, n);
+        for (uint32_t v = 0; v < n; v++) {
+            x.nodes[v].read_bw = rndf(1e9, 50e9);
+            x.nodes[v].memory_bytes = 250000000 + rnd(900000000);
+            order[v] = v;
+        }
+        for (uint32_t i = n - 1; i > 1; i--) { /* the workers in any order */
+            uint32_t k = 1 + rnd(i), t = order[i];
+            order[i] = order[k], order[k] = t;
+        }
+        cake_plan_cost c;
+        cake_error err;
+        assert_int_equal(cake_plan_cost_init(&c, &x.req, &err), CAKE_OK);
+        uint32_t room = 1;
+        while (room < n_layers &&
+               cake_plan_memory_of(&c, 0, room + 1, n_layers + 1, n_layers + 2).total <=
+                   x.nodes[0].memory_bytes)
+            room++;
+        cake_plan_search s = {.c = &c,
+                              .front_min = 1,
+                              .front_max = room,
+                              .back = n_layers + 1,
+                              .head_owner = CAKE_PLAN_NONE,
+                              .movers = order + 1,
+                              .n_movers = n - 1,
+                              .need = rnd(3),
+                              .limit = rnd(2) ? INFINITY : rndf(0.01, 0.2)};
+        cake_plan_run runs[2][MAX_UNITS];
+        cake_plan_chain found_chain[2] = {{.runs = runs[0]}, {.runs = runs[1]}};
+        cake_status st[2];
+        for (int exact = 0; exact < 2; exact++) {
+            s.exact = exact;
+            st[exact] = cake_plan_search_run(&s, &found_chain[exact], &err);
+        }
+        assert_int_equal(st[0], st[1]);
+        if (st[0] == CAKE_OK) {
+            assert_close(found_chain[0].total, found_chain[1].total);
+            assert_true(found_chain[0].busiest <= s.limit && found_chain[1].busiest <= s.limit);
+            found++;
+        }
+        cake_plan_cost_deinit(&c);
+        seed = keep;
+    }
+    assert_in_range(found, 100, 290);
+}
+
 /* The largest cluster the request allows is planned, in bounded time and memory. */
 static void test_a_thousand_nodes(void **state) {
     (void)state;
@@ -810,6 +866,7 @@ int main(void) {
         cmocka_unit_test(test_pins),
         cmocka_unit_test(test_relay_is_told),
         cmocka_unit_test(test_many_nodes),
+        cmocka_unit_test(test_fixed_order_is_exact_when_alike),
         cmocka_unit_test(test_a_thousand_nodes),
         cmocka_unit_test(test_bad_requests),
         cmocka_unit_test(test_printing),
