@@ -35,8 +35,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     if (cake_wire_decode(&h, frames, n_frames, &err) == CAKE_OK) {
         cake_wire_hdr again = h;
         uint8_t header[CAKE_WIRE_HDR];
-        if (cake_wire_layout(&again, &err) != CAKE_OK || memcmp(&again, &h, sizeof h) != 0) abort();
-        cake_wire_put_header(header, &h);
+        if (cake_wire_layout(&again, &err) != CAKE_OK) abort();
+        cake_wire_put_header(header, &again);
         if (memcmp(header, frames[0].data, CAKE_WIRE_HDR) != 0) abort();
         size_t row = cake_wire_row_bytes((cake_wire_type)h.dtype, h.width);
         for (uint32_t i = 0; i < h.n_rows; i++) {

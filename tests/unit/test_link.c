@@ -352,6 +352,7 @@ static void attacks(void **state) {
     OK(cake_client_wait(c, 5000, &error));
     exchange(s, c, CAKE_LINK_ROLE_MASTER);
     uint64_t accepted = STAT(accepted), before = cake_mem_resident();
+    (void)before;
     for (int i = 0; attack_kinds[i]; i++) {
         size_t got;
         int fd = attack_run("127.0.0.1", cake_server_port(s), attack_kinds[i]);
