@@ -3,6 +3,7 @@
 #   unit programs      cmocka; counted from its per-test lines
 #   *.sh scripts       print "ok - NAME", "not ok - NAME: why", "skip - NAME: what is missing"
 # Environment: B (object folder), BIN (programs), TEST_FILTER (run only what matches), V=1 (all output).
+export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp ${TSAN_OPTIONS-}"
 pass=0 fail=0 skip=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
