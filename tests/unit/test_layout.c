@@ -351,6 +351,49 @@ static void test_overrides(void **state) {
     tmp_remove(from);
 }
 
+/* Random changes to the header and the config of a real file: never a crash, always a sentence. */
+static void test_changed_bytes(void **state) {
+    (void)state;
+    char *d = tmp_dir(), *path = cake_path_join(d, "model.safetensors");
+    gen_model g = GEN_SMALL;
+    g.n_layers = 1;
+    gen_write(&g, d);
+    size_t file_len, config_len;
+    char *file = read_text(d, "model.safetensors", &file_len);
+    char *config = read_text(d, "config.json", &config_len);
+    uint64_t n;
+    memcpy(&n, file, 8);
+    srand(11);
+    unsigned refused = 0;
+    FILE *f = fopen(path, "r+b");
+    for (int round = 0; round < 1000; round++) {
+        char *text = cake_malloc(config_len + 1), *header = cake_malloc((size_t)n);
+        memcpy(text, config, config_len + 1);
+        memcpy(header, file + 8, (size_t)n);
+        char *where = round % 2 ? text : header;
+        size_t len = round % 2 ? config_len : (size_t)n;
+        for (int k = rand() % 3; k >= 0; k--)
+            where[(size_t)rand() % len] = "0123456789\"{}[],:eE-.x"[rand() % 22];
+        write_file(d, "config.json", text, config_len);
+        assert_int_equal(fseek(f, 8, SEEK_SET), 0);
+        assert_int_equal(fwrite(header, 1, (size_t)n, f), n);
+        fflush(f);
+        cake_error err;
+        if (try_layout(d, &err) != CAKE_OK) {
+            refused++;
+            assert_true(strlen(err.msg) > 10);
+        }
+        free(text);
+        free(header);
+    }
+    fclose(f);
+    assert_true(refused > 500);
+    free(file);
+    free(config);
+    free(path);
+    tmp_remove(d);
+}
+
 /* The tie: an explicit key wins, else whether lm_head is there. */
 static void test_tie(void **state) {
     (void)state;
@@ -418,7 +461,7 @@ int main(void) {
         cmocka_unit_test(test_families),       cmocka_unit_test(test_shipped),
         cmocka_unit_test(test_contradictions), cmocka_unit_test(test_group_divides),
         cmocka_unit_test(test_overrides),      cmocka_unit_test(test_tie),
-        cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_changed_bytes),  cmocka_unit_test(test_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

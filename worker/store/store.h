@@ -44,7 +44,9 @@ uint64_t cake_store_used(cake_store *s);
 /* Take up a bundle: complete already, or a part that is resumed or created. Checks the manifest and
  * that config is the one it names. Tensors present in other bundles (same hash) are copied
  * (reflinked where the file system can). Makes room by evicting bundles nobody uses, least recently
- * used first. CAKE_EFORMAT (manifest, config), CAKE_ENOSPACE (budget or disk; nothing is left
+ * used first. Release a bundle that this one replaces before, not after: its tensors are taken over
+ * all the same (what can be reused is evicted last, after copying), and a tight budget then need
+ * not hold both. CAKE_EFORMAT (manifest, config), CAKE_ENOSPACE (budget or disk; nothing is left
  * behind), CAKE_EIO. */
 cake_status cake_store_begin(cake_store *s, const char *manifest, size_t manifest_len,
                              const char *config, size_t config_len, cake_store_bundle **out,
