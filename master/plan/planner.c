@@ -595,6 +595,8 @@ static void reason_unused(const planner *p, const cake_plan *plan, uint32_t v, c
     } else if (c->req->goal == CAKE_PLAN_THROUGHPUT) {
         snprintf(out, cap, "would not take load off the busiest part (%s per token)",
                  cake_human_seconds(a, 1 / plan->full_tps));
+    } else if (p->has_totals && p->with[v] < plan->token_s * 1.001) {
+        snprintf(out, cap, "does nothing that the others do not do as well");
     } else if (p->has_totals && isfinite(p->with[v])) {
         snprintf(out, cap, "with it a token would take at least %s instead of %s",
                  cake_human_seconds(a, p->with[v]), cake_human_seconds(b, plan->token_s));

@@ -158,7 +158,8 @@ static void format_bar(const cake_progress *p, const bar *b, int columns, char *
     snprintf(line, cap, "%s%s%s", label, meter, tail);
 }
 
-/* Draw all bars over the drawn ones; `above`: a line to leave above them. */
+/* Draw all bars over the drawn ones; `above`: a line to leave above them. A bar that ended leaves a
+ * line, so that the whole never gets shorter. */
 static void redraw(cake_progress *p, const char *above) {
     static const char clear[] = "\033[K\n";
     enum { LINE = 1024 };
@@ -176,8 +177,6 @@ static void redraw(cake_progress *p, const char *above) {
         at += (size_t)snprintf(text + at, cap - at, "%s%s", line, clear);
         n++;
     }
-    if (n < p->drawn)
-        at += (size_t)snprintf(text + at, cap - at, "\033[J"); /* lines of ended bars */
     fwrite(text, 1, at, p->out);
     fflush(p->out);
     free(text);

@@ -507,6 +507,34 @@ static void test_min_workers(void **state) {
     assert_non_null(strstr(err.msg, "lower --min-workers"));
 }
 
+/* The alternatives that the reasons name keep to --min-workers as well. */
+static void test_reasons_compare_like_with_like(void **state) {
+    (void)state;
+    instance x;
+    uniform(&x, 12, 4);
+    x.req.min_workers = 2;
+    x.req.default_rtt_s = 20e-3; /* a hop costs 10 ms */
+    cake_plan plan = made(&x);
+    assert_int_equal(plan.n_workers, 2);
+    assert_false(plan.nodes[3].used);
+    assert_non_null(strstr(plan.nodes[3].reason, "as well")); /* any two of the three do */
+    double alike = plan.token_s;
+    cake_plan_deinit(&plan);
+    /* alone it would beat two others, but two are asked for, and then it only costs */
+    x.nodes[3].overhead_s = 5e-3;
+    plan = made(&x);
+    assert_false(plan.nodes[3].used);
+    assert_close(plan.token_s, alike);
+    assert_non_null(strstr(plan.nodes[3].reason, "instead of"));
+    double with = 0, now = 0;
+    assert_int_equal(sscanf(plan.nodes[3].reason,
+                            "with it a token would take at least %lf ms instead of %lf ms", &with,
+                            &now),
+                     2);
+    assert_true(with >= now);
+    cake_plan_deinit(&plan);
+}
+
 static void test_throughput_evens_out(void **state) {
     (void)state;
     instance x;
@@ -860,6 +888,7 @@ int main(void) {
         cmocka_unit_test(test_pins_brute_force),
         cmocka_unit_test(test_latency_leaves_slow_nodes_out),
         cmocka_unit_test(test_min_workers),
+        cmocka_unit_test(test_reasons_compare_like_with_like),
         cmocka_unit_test(test_throughput_evens_out),
         cmocka_unit_test(test_memory_forces_a_split),
         cmocka_unit_test(test_refusal_has_the_numbers),
