@@ -5,6 +5,7 @@
 #include "proto/discovery.h"
 #include "worker/node/node.h"
 #include "worker/options.h"
+#include "worker/store/store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -71,6 +72,22 @@ static void announce(cake_serving *s, const char *backend, const char *tag) {
         h.threads, h.isa, (double)h.memory_bytes / 1e9, h.read_bw / 1e9, h.ops / 1e9);
 }
 
+static cake_status import_bundle(const char *cache, const cake_worker_options *o, cake_error *err) {
+    cake_store *store;
+    cake_sha256 id;
+    char hex[CAKE_SHA256_HEX];
+    cake_status st = cake_store_open(&store, cache, o->cache_size, err);
+    if (st != CAKE_OK) return st;
+    cake_pool *pool = cake_pool_new((unsigned)o->threads, 0);
+    st = cake_store_adopt(store, o->import, pool, &id, err);
+    cake_pool_free(pool);
+    cake_store_close(store);
+    if (st != CAKE_OK) return st;
+    cake_sha256_hex(&id, hex);
+    fprintf(stderr, "took over the bundle %.16s from %s\n", hex, o->import);
+    return CAKE_OK;
+}
+
 static cake_status serve(const cake_worker_options *o, bool any_port, cake_error *err) {
     char name[CAKE_NODE_NAME_MAX], id[CAKE_NODE_ID_HEX];
     cake_keys keys = {0};
@@ -81,6 +98,7 @@ static cake_status serve(const cake_worker_options *o, bool any_port, cake_error
     cake_status st = choose_name(o->name, name, id, err);
     if (st == CAKE_OK && !o->insecure)
         st = cake_keys_load_or_create(&keys, o->cluster_key_file, &created, &where, err);
+    if (st == CAKE_OK && o->import) st = import_bundle(cache, o, err);
     if (st != CAKE_OK) goto out;
     if (created)
         fprintf(stderr,

@@ -11,6 +11,7 @@ typedef struct {
     bool insecure;
     const char *cache;   /* folder, NULL: cake_cache_dir() */
     uint64_t cache_size; /* bytes of disk, 0: no limit */
+    const char *import;  /* bundle folder to take into the cache first, NULL */
     int64_t threads;     /* 0: one per core */
     uint64_t memory;     /* bytes, 0: what is free */
     int log_format;      /* 0 text, 1 json */

@@ -22,7 +22,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PROGRESS_MS = 200 };
+enum {
+    PROGRESS_MS = 200,
+    DAMAGED_MAX = 16, /* tensors with a wrong hash before a transfer is given up */
+};
 
 /* Everything that belongs to one assignment. */
 typedef struct {
@@ -309,8 +312,10 @@ static void finish_fetch(cake_compute *c) {
         load_and_report(c);
     } else if (st != CAKE_EAGAIN) {
         failed(c, st, err.msg);
-    } else if (!ask_for_missing(c)) {
-        failed(c, CAKE_EIO, "the bundle cannot be completed");
+    } else if (cake_store_damaged(c->j.bundle) > DAMAGED_MAX || !ask_for_missing(c)) {
+        failed(c, CAKE_EIO,
+               "tensors arrive damaged again and again; check this machine's memory and disk, and "
+               "that nobody writes to the model's files");
     }
 }
 
@@ -398,14 +403,12 @@ static void on_assign(cake_compute *c, const cake_msg *m, json_object *json) {
         cake_queue_push(c->out, o);
         return;
     }
-    /* The old bundle stays taken until the new one has copied what they share. */
-    cake_store_bundle *old = c->j.bundle;
-    c->j.bundle = NULL;
+    /* Releases the old bundle too: what the new one shares with it is copied from the disk, and
+     * evicted last. */
     forget(c);
     c->j = (job){.set = true, .assign = a, .master = m->from, .epoch = m->h.epoch};
     announce_links(c);
     if (!a.manifest) {
-        if (old) cake_store_release(old);
         load_and_report(c);
         return;
     }
@@ -415,7 +418,6 @@ static void on_assign(cake_compute *c, const cake_msg *m, json_object *json) {
         st = cake_store_begin(c->store, a.manifest, strlen(a.manifest), a.config, strlen(a.config),
                               &c->j.bundle, &err);
     }
-    if (old) cake_store_release(old);
     if (st == CAKE_OK && cake_store_complete(c->j.bundle)) {
         /* Verified when it was received; the disk may have changed its mind since. */
         st = cake_store_verify(c->j.bundle, c->pool, &err);
