@@ -315,7 +315,8 @@ void cake_progress_tick(cake_progress *p) {
     pthread_mutex_unlock(&p->lock);
 }
 
-static void vline(cake_progress *p, bool error, const char *fmt, va_list ap) {
+__attribute__((format(printf, 3, 0))) static void vline(cake_progress *p, bool error,
+                                                        const char *fmt, va_list ap) {
     char text[1024];
     vsnprintf(text, sizeof text, fmt, ap);
     clean(text);

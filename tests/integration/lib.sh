@@ -212,6 +212,12 @@ logged() { grep -qE -- "$2" "$IT/$1.log" 2>/dev/null; }      # logged NAME REGEX
 wait_log() { wait_until "$2" logged "$1" "$3"; }              # wait_log NAME SECONDS REGEX
 log_count() { grep -cE -- "$2" "$IT/$1.log" 2>/dev/null; }   # log_count NAME REGEX
 port_open() { on "$1" timeout 2 bash -c "exec 3<>/dev/tcp/$2/$3" 2>/dev/null; } # port_open FROM ADDRESS PORT
+tries() { # tries N COMMAND...: it succeeds at least once in N tries
+    local n=$1
+    shift
+    for (( ; n > 0; n--)); do "$@" && return; done
+    return 1
+}
 fails() { ! "$@"; } # fails COMMAND...: the opposite, for check
 # rss_kib NAME: resident memory
 rss_kib() { awk '/^VmRSS/ {print $2}' "/proc/$(pid_of "$1")/status"; }

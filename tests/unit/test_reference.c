@@ -53,14 +53,19 @@ static uint32_t ints(json_object *o, const char *key, uint32_t *out, uint32_t ma
     return n;
 }
 
-static void golden_open(golden *g, const char *name) {
-    char path[1024];
-    memset(g, 0, sizeof *g);
-    snprintf(g->dir, sizeof g->dir, GOLDENS "/%s", name);
+/* The model in g->dir. */
+static void golden_model(golden *g) {
     OK(cake_checkpoint_open(&g->ck, g->dir, &err));
     OK(cake_config_read(&g->config, g->ck->config_path, &err));
     OK(cake_layout_new(&g->layout, &g->config, g->ck, NULL, 0, &err));
     g->vocab = g->config.vocab;
+}
+
+static void golden_open(golden *g, const char *name) {
+    char path[1024];
+    memset(g, 0, sizeof *g);
+    snprintf(g->dir, sizeof g->dir, GOLDENS "/%s", name);
+    golden_model(g);
 
     json_object *o = NULL;
     snprintf(path, sizeof path, "%s/reference.json", g->dir);
@@ -241,6 +246,71 @@ static void test_int8_is_near(void **state) {
     assert_true(int8_decided * 2 > int8_rows);
 }
 
+/* ---- perplexity of the story models ---- */
+
+/* Mean NLL of the windows: bos, then 254 of the window's 255 ids, whose successors are scored. */
+static double mean_nll(engine *e, const golden *g, const uint32_t *ids, uint32_t n_windows) {
+    const uint32_t n = 255;
+    double sum = 0;
+    for (uint32_t w = 0; w < n_windows; w++) {
+        uint32_t in[255];
+        in[0] = (uint32_t)g->config.bos_id;
+        memcpy(in + 1, ids + (size_t)w * n, (n - 1) * sizeof *in);
+        engine_run(e, 0, in, n);
+        for (uint32_t t = 0; t < n; t++) {
+            const float *z = e->logits + (size_t)t * g->vocab;
+            double top = (double)z[best(z, g->vocab, NULL)], total = 0;
+            for (uint32_t i = 0; i < g->vocab; i++) total += exp((double)z[i] - top);
+            sum += top + log(total) - (double)z[ids[(size_t)w * n + t]];
+        }
+        cake_kv_op forget = {CAKE_KV_FREE, 0, 0, 0};
+        uint32_t n_out = 0;
+        OK(cake_stage_run(e->stage, &forget, 1, NULL, 0, NULL, e->logits, &n_out, &err));
+    }
+    return sum / (n_windows * n);
+}
+
+static void test_perplexity(void **state) {
+    (void)state;
+    json_object *doc = NULL, *all_ids = NULL, *models = NULL;
+    OK(cake_json_read(GOLDENS "/nll.json", 1 << 20, &doc, &err));
+    OK(cake_json_read(GOLDENS "/nll-ids.json", 1 << 20, &all_ids, &err));
+    OK(cake_json_object(doc, "models", true, &models, &err));
+    uint32_t windows = 0, n_models = 0;
+    OK(cake_json_u32(doc, "short_windows", true, 1, 64, &windows, &err));
+    json_object_object_foreach(models, name, want) {
+        const char *vocabulary = NULL;
+        double golden_nll = 0;
+        OK(cake_json_string(want, "short_ids", true, 64, &vocabulary, &err));
+        OK(cake_json_double(want, "short_mean_nll", true, 0, 20, &golden_nll, &err));
+        golden g = {0};
+        snprintf(g.dir, sizeof g.dir, "tests/models/%s", name);
+        if (!cake_dir_exists(g.dir)) continue; /* not shipped */
+        golden_model(&g);
+        uint32_t *ids = cake_calloc(windows * 255, sizeof *ids);
+        assert_int_equal(ints(all_ids, vocabulary, ids, windows * 255), windows * 255);
+        g.n_ids = 255;
+        double nll[2];
+        for (int f32_mode = 0; f32_mode < 2; f32_mode++) {
+            engine e;
+            engine_open(&e, &g, f32_mode);
+            nll[f32_mode] = mean_nll(&e, &g, ids, windows);
+            engine_close(&e);
+        }
+        double cost = exp(nll[0] - nll[1]) - 1;
+        print_message("%-34s f64 %.6f  f32 %.6f  int8 %.6f  perplexity %+.3f %%\n", name,
+                      golden_nll, nll[1], nll[0], 100 * cost);
+        if (!(fabs(nll[1] - golden_nll) < 1e-4)) fail_msg("%s: f32 mode is off", name);
+        if (!(fabs(cost) < 0.005)) fail_msg("%s: int8 costs more than 0.5 %%", name);
+        free(ids);
+        golden_close(&g);
+        n_models++;
+    }
+    assert_true(n_models >= 4);
+    json_object_put(doc);
+    json_object_put(all_ids);
+}
+
 /* ---- the hashes of all logits, for comparing instruction sets ---- */
 
 static void print_digest(golden *g, const char *name) {
@@ -269,6 +339,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32_equals_reference),
         cmocka_unit_test(test_int8_is_near),
+        cmocka_unit_test(test_perplexity),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
