@@ -391,7 +391,7 @@ static cake_status short_options(parser *p, int argc, char **argv, int *i) {
             continue;
         }
         char name[3] = {'-', *s, 0};
-        const char *text;
+        const char *text = NULL;
         cake_status st = value_of(p, argc, argv, i,
                                   s[1] == '=' ? s + 2
                                   : s[1]      ? s + 1
@@ -634,7 +634,7 @@ static cake_status read_config(parser *p, owned *own) {
 static void env_name(const cake_opt *o, char *buf, size_t cap) {
     int n = snprintf(buf, cap, "CAKE_%s", o->name);
     cake_assert(n > 0 && (size_t)n < cap);
-    for (char *c = buf; *c; c++) *c = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
+    for (char *c = buf; *c; c++) *c = (char)(*c == '-' ? '_' : toupper((unsigned char)*c));
 }
 
 static void list_begin(owned *own, const char ***list, size_t cap) {

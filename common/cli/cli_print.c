@@ -433,7 +433,7 @@ static void man_option(const cake_cli_program *prog, const cake_opt *o, FILE *f)
     option_help_text(o, text, sizeof text);
     roff_sentence(text, f);
     fprintf(f, ".\n");
-    if (o->verbs) {
+    if (o->verbs && prog->verbs) {
         fprintf(f, "Verbs: ");
         bool first = true;
         for (unsigned v = 0; v < prog->n_verbs; v++)

@@ -7,6 +7,11 @@
 #include <string.h>
 #include <strings.h>
 
+static const char *none(char *buf) {
+    buf[0] = '-', buf[1] = 0;
+    return buf;
+}
+
 /* Three significant digits of v, with a unit. */
 static const char *three(char *buf, double v, const char *unit) {
     int digits = v < 9.995 ? 2 : v < 99.95 ? 1 : 0;
@@ -30,20 +35,18 @@ const char *cake_human_bytes(char *buf, uint64_t bytes) {
     return scaled(buf, (double)bytes, 1024, unit, 7);
 }
 
-const char *cake_human_rate(char *buf, double r) {
+const char *cake_human_rate(char *buf, double bytes_per_s) {
     static const char *const unit[] = {"B/s", "KiB/s", "MiB/s", "GiB/s", "TiB/s", "PiB/s", "EiB/s"};
-    if (!isfinite(r) || r <= 0 || r >= 0x1p63) {
-        strcpy(buf, "-");
-        return buf;
+    if (!isfinite(bytes_per_s) || bytes_per_s <= 0 || bytes_per_s >= 0x1p63) {
+        return none(buf);
     }
-    return scaled(buf, r, 1024, unit, 7);
+    return scaled(buf, bytes_per_s, 1024, unit, 7);
 }
 
 const char *cake_human_count(char *buf, double n) {
     static const char *const unit[] = {"", "k", "M", "G", "T", "P"};
     if (!isfinite(n) || n < 0 || n >= 1e18) {
-        strcpy(buf, "-");
-        return buf;
+        return none(buf);
     }
     if (n < 999.5) {
         snprintf(buf, CAKE_HUMAN_MAX, "%.0f", n);
@@ -54,8 +57,7 @@ const char *cake_human_count(char *buf, double n) {
 
 const char *cake_human_seconds(char *buf, double s) {
     if (!isfinite(s) || s < 0 || s > 1e12) {
-        strcpy(buf, "-");
-        return buf;
+        return none(buf);
     }
     if (s < 0.0009995) return three(buf, s * 1e6, "us");
     if (s < 0.9995) return three(buf, s * 1e3, "ms");

@@ -281,7 +281,8 @@ static cake_status try_placement(planner *p, placement pl, bool by_memory, bool 
     double *totals = NULL;
     if (s.exact && r->goal == CAKE_PLAN_LATENCY && !only_fit) {
         totals = cake_malloc(3 * (size_t)p->n_movers * sizeof *totals);
-        s.with = totals, s.without = totals + p->n_movers, s.without_any = totals + 2 * p->n_movers;
+        s.with = totals, s.without = totals + p->n_movers;
+        s.without_any = s.without + p->n_movers;
     }
     st = search_once(p, &s, &p->chain, err);
     if (st == CAKE_OK && totals) {

@@ -200,7 +200,7 @@ static cake_status take_layers_entry(reader *r, cake_topology_worker *w, range *
             "'%.100s' of '%s' is not a layer: write \"model.layers.N\", \"model.layers.A-B\", "
             "\"model.embed_tokens\" or \"lm_head\"",
             s, w->name);
-    uint32_t first, last;
+    uint32_t first = 0, last;
     const char *rest = layer_number(s + sizeof prefix - 1, &first);
     last = first;
     if (rest && *rest == '-') rest = layer_number(rest + 1, &last);

@@ -81,7 +81,7 @@ static const char *amount(char *buf, const bar *b, uint64_t n) {
 
 static const char *rate_text(char *buf, const bar *b, double rate) {
     if (b->unit == CAKE_PROGRESS_BYTES) return cake_human_rate(buf, rate);
-    if (!(rate > 0)) return strcpy(buf, "-");
+    if (!(rate > 0)) return cake_human_rate(buf, 0);
     snprintf(buf, CAKE_HUMAN_MAX, "%.*f/s", rate < 9.995 ? 2 : rate < 99.95 ? 1 : 0, rate);
     return buf;
 }
