@@ -29,6 +29,9 @@ typedef struct {
     int io_threads;        /* 0: one */
     int handshake_ms;      /* deadline of a new connection's handshake; 0: 5000 */
     int queue_messages;    /* messages queued per peer and direction; 0: 256 */
+    uint64_t backlog_bytes; /* received over all connections and not yet taken by their owners;
+                               above it the connection with the most is cut. 0: 512 MiB, or a
+                               quarter of free memory when that is less */
 } cake_net_options;
 
 /* Start the context and ZAP thread, then prove on a loopback socket that a random key is refused

@@ -12,6 +12,8 @@
 #include "common/mem.h"
 
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,6 +102,56 @@ static void answer_zap(cake_net *n, void *zap) {
     zmq_send(zap, "", 0, 0);
 }
 
+/* ---- backlog ---- */
+
+/* High-water marks count messages, and libzmq counts one only when its last frame is there: a peer
+ * that never ends a message fills our memory, and no option of libzmq stops it. But the kernel
+ * knows what came in on each connection, and we know what was taken out. Only holders of the key
+ * get that far; still a worker must not die of a broken or stolen master. */
+void net_flow_open(cake_net *n, int fd) {
+    if (fd < 0 || fd >= NET_FD_MAX) return;
+    atomic_store(&n->taken[fd], 0);
+    pthread_mutex_lock(&n->flow_lock);
+    bool known = n->n_flows == NET_FLOWS_MAX;
+    for (unsigned i = 0; i < n->n_flows && !known; i++) known = n->flow[i] == fd;
+    if (!known) n->flow[n->n_flows++] = fd;
+    pthread_mutex_unlock(&n->flow_lock);
+}
+
+void net_flow_close(cake_net *n, int fd) {
+    pthread_mutex_lock(&n->flow_lock);
+    for (unsigned i = 0; i < n->n_flows; i++)
+        if (n->flow[i] == fd) {
+            n->flow[i] = n->flow[--n->n_flows];
+            break;
+        }
+    pthread_mutex_unlock(&n->flow_lock);
+}
+
+static void check_backlog(cake_net *n) {
+    uint64_t total = 0, most = 0;
+    int worst = -1;
+    pthread_mutex_lock(&n->flow_lock);
+    for (unsigned i = 0; i < n->n_flows; i++) {
+        struct tcp_info info = {0};
+        socklen_t len = sizeof info;
+        if (getsockopt(n->flow[i], IPPROTO_TCP, TCP_INFO, &info, &len) != 0) continue;
+        uint64_t taken = atomic_load(&n->taken[n->flow[i]]);
+        uint64_t waits = info.tcpi_bytes_received > taken ? info.tcpi_bytes_received - taken : 0;
+        total += waits;
+        if (waits > most) most = waits, worst = n->flow[i];
+    }
+    pthread_mutex_unlock(&n->flow_lock);
+    if (total <= n->backlog_max || worst < 0) return;
+    shutdown(worst, SHUT_RDWR);
+    atomic_fetch_add(&n->dropped, 1);
+    unsigned hidden;
+    if (net_may_log(n, NET_CUT, &hidden))
+        cake_log(CAKE_LOG_WARN,
+                 "event=connection_cut reason=\"%llu bytes received and not taken\" more=%u",
+                 (unsigned long long)most, hidden);
+}
+
 /* ---- guard thread ---- */
 
 bool net_monitor_read(void *monitor, uint16_t *event, uint32_t *value) {
@@ -133,6 +185,7 @@ static void connection_event(cake_net *n, struct watch *w, uint16_t event, uint3
     switch (event) {
     case ZMQ_EVENT_ACCEPTED:
         w->connections++;
+        net_flow_open(n, (int)value);
         /* Half-open connections cost a descriptor each until the handshake deadline. Cutting the
          * newest keeps those that work. libzmq owns the descriptor: shutdown, never close. */
         if (w->connections > n->connections_max) {
@@ -146,6 +199,7 @@ static void connection_event(cake_net *n, struct watch *w, uint16_t event, uint3
         break;
     case ZMQ_EVENT_DISCONNECTED:
         if (w->connections) w->connections--;
+        net_flow_close(n, (int)value);
         break;
     case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
         if (value == ZMQ_PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC) { /* its first box is not for our key */
@@ -182,12 +236,20 @@ static void *guard_main(void *arg) {
     int zap_ok = zmq_bind(zap, ZAP_ENDPOINT) == 0;
     zmq_send(command, zap_ok ? "+" : "-", 1, 0);
     bool running = zap_ok;
+    int64_t checked = 0;
     while (running) {
         zmq_pollitem_t item[2 + WATCH_MAX] = {{.socket = command, .events = ZMQ_POLLIN},
                                               {.socket = zap, .events = ZMQ_POLLIN}};
         for (unsigned i = 0; i < n_watch; i++)
             item[2 + i] = (zmq_pollitem_t){.socket = watch[i].monitor, .events = ZMQ_POLLIN};
-        if (zmq_poll(item, 2 + (int)n_watch, -1) < 0 && errno != EINTR) break;
+        pthread_mutex_lock(&n->flow_lock);
+        bool idle = n->n_flows == 0;
+        pthread_mutex_unlock(&n->flow_lock);
+        if (zmq_poll(item, 2 + (int)n_watch, idle ? 1000 : 200) < 0 && errno != EINTR) break;
+        if (!idle && cake_now_ms() - checked >= 200) {
+            check_backlog(n);
+            checked = cake_now_ms();
+        }
         if (item[1].revents & ZMQ_POLLIN) answer_zap(n, zap);
         for (unsigned i = 0; i < n_watch; i++) {
             uint16_t event;
@@ -406,6 +468,11 @@ cake_status cake_net_open(cake_net **out, const cake_net_options *o, cake_error 
     cake_net *n = cake_calloc(1, sizeof *n);
     cake_status st = CAKE_OK;
     pthread_mutex_init(&n->command_lock, NULL);
+    pthread_mutex_init(&n->flow_lock, NULL);
+    n->backlog_max = o->backlog_bytes ? o->backlog_bytes : (uint64_t)512 << 20;
+    uint64_t available = cake_mem_available();
+    if (!o->backlog_bytes && available && available / 4 < n->backlog_max)
+        n->backlog_max = available / 4;
     n->secure = o->keys != NULL;
     if (o->keys) n->keys = *o->keys;
     n->handshake_ms = o->handshake_ms > 0 ? o->handshake_ms : 5000;
@@ -472,6 +539,7 @@ void cake_net_close(cake_net *n) {
     if (n->zmq)
         while (zmq_ctx_term(n->zmq) != 0 && errno == EINTR) continue;
     pthread_mutex_destroy(&n->command_lock);
+    pthread_mutex_destroy(&n->flow_lock);
     cake_keys_wipe(&n->keys);
     free(n);
 }

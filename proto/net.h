@@ -13,10 +13,13 @@ typedef enum {
     NET_REFUSED_KEY,
     NET_REFUSED_HANDSHAKE,
     NET_REFUSED_CROWD,
+    NET_CUT,
     NET_DROPPED_MALFORMED,
     NET_DROPPED_ROLE,
     NET_REASONS,
 } net_reason;
+
+enum { NET_FLOWS_MAX = 1024, NET_FD_MAX = 8192 };
 
 struct cake_net {
     void *zmq;
@@ -31,6 +34,11 @@ struct cake_net {
         atomic_llong last_ms;
         atomic_uint suppressed;
     } limit[NET_REASONS];
+    uint64_t backlog_max;
+    pthread_mutex_t flow_lock; /* owns flow */
+    int flow[NET_FLOWS_MAX];   /* descriptors of TCP connections */
+    unsigned n_flows;
+    atomic_ullong taken[NET_FD_MAX]; /* bytes that owners took from a descriptor's connection */
     pthread_t guard;
     bool guard_runs;
     pthread_mutex_t command_lock; /* owns command */
@@ -45,6 +53,13 @@ cake_status net_secure_client(cake_net *n, void *socket, cake_link_role as, cake
 /* Have the guard watch a server's connections; call before bind / before close. */
 cake_status net_watch(cake_net *n, void *socket, unsigned *id, cake_error *err);
 void net_unwatch(cake_net *n, void *socket, unsigned id);
+
+/* A connection came up, went down; `bytes` of it were taken from its queue. */
+void net_flow_open(cake_net *n, int fd);
+void net_flow_close(cake_net *n, int fd);
+static inline void net_flow_taken(cake_net *n, int fd, size_t bytes) {
+    if (fd >= 0 && fd < NET_FD_MAX) atomic_fetch_add(&n->taken[fd], bytes);
+}
 
 /* True when this event should be logged now; *n_suppressed is how many were not. */
 bool net_may_log(cake_net *n, net_reason why, unsigned *n_suppressed);
