@@ -12,7 +12,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { PREFETCH = 8192 }; /* bytes ahead of the weights being read */
+enum { PREFETCH = 8192 }; /* bytes ahead of the weights, where the work on them is long */
 
 INLINE __m512i load512(const void *p) {
     return _mm512_loadu_si512(p);
@@ -113,13 +113,15 @@ INLINE void affine_many(const cake_wspec *s, int bits, int ub, const uint8_t *p,
     uint32_t h = 0;
     for (uint32_t g = 0; g < groups; g++) {
         const uint8_t *tail = p + per_group * block_bytes;
-        const __m512 sc = load_floats(tail, s->ftype), bi = load_floats(tail + 16 * fb, s->ftype);
         for (uint32_t blk = 0; blk < per_group; blk += (uint32_t)ub, h += (uint32_t)ub) {
             __m512i c[16];
             for (int i = 0; i < ub; i++, p += block_bytes) {
                 for (int v = 0; v < bits; v++) _mm_prefetch(p + PREFETCH + v * 64, _MM_HINT_T0);
                 load_block(p, bits, c + i * 8);
             }
+            __asm__ volatile("" : "+r"(tail)); /* not before the codes: see affine_one() */
+            const __m512 sc = load_floats(tail, s->ftype),
+                         bi = load_floats(tail + 16 * fb, s->ftype);
             const int8_t *q = a->q + ((size_t)(h / 2) * nt + tok0) * 64 + h % 2 * 32;
             const float *sc0 = a->scale + (size_t)h * nt + tok0, *sc1 = sc0 + nt;
             const float *sum =
@@ -136,12 +138,11 @@ INLINE void affine_many(const cake_wspec *s, int bits, int ub, const uint8_t *p,
                 unit_tokens(c, ub, 1, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
         }
         p = tail + 32 * fb;
-        _mm_prefetch(p + PREFETCH - 64, _MM_HINT_T0);
-        if (fb == 4) _mm_prefetch(p + PREFETCH - 128, _MM_HINT_T0);
     }
 }
 
-/* One token of one tile. */
+/* One token of one tile. The weights are read strictly in order, the way the hardware prefetcher
+ * knows best: the scales, which end the group, only when its dots are done. */
 INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, const cake_act *a,
                        float *out) {
     const uint32_t per_group = s->group / 32, groups = s->k / s->group;
@@ -150,13 +151,11 @@ INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, 
     const float *scale = a->scale, *sum = ub == 2 ? a->sum64 : a->sum32;
     __m512 acc = _mm512_setzero_ps();
     for (uint32_t g = 0; g < groups; g++) {
-        const uint8_t *tail = p + per_group * block_bytes;
-        const __m512 sc = load_floats(tail, s->ftype), bi = load_floats(tail + 16 * fb, s->ftype);
-        for (uint32_t blk = 0; blk < per_group; blk += (uint32_t)ub) {
-            __m512 f = _mm512_setzero_ps();
+        __m512 f[2]; /* of the units of the group */
+        for (uint32_t u = 0; u * (uint32_t)ub < per_group; u++) {
+            __m512 fu = _mm512_setzero_ps();
             for (int i = 0; i < ub; i++, p += block_bytes, q += 32, scale++) {
                 __m512i c[8], d = _mm512_setzero_si512(), e = d; /* two chains: half the latency */
-                for (int v = 0; v < bits; v++) _mm_prefetch(p + PREFETCH + v * 64, _MM_HINT_T0);
                 load_block(p, bits, c);
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; j++) {
@@ -164,14 +163,17 @@ INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, 
                     e = _mm512_dpbusd_epi32(e, c[j + 4], bcast(q + j * 4 + 16));
                 }
                 __m512 df = _mm512_cvtepi32_ps(_mm512_add_epi32(d, e)), x = _mm512_set1_ps(*scale);
-                f = i == 0 ? _mm512_mul_ps(x, df) : _mm512_fmadd_ps(x, df, f);
+                fu = i == 0 ? _mm512_mul_ps(x, df) : _mm512_fmadd_ps(x, df, fu);
             }
-            acc = _mm512_fmadd_ps(sc, f, acc);
+            f[u] = fu;
+        }
+        __asm__ volatile("" : "+r"(p)); /* not before the codes */
+        const __m512 sc = load_floats(p, s->ftype), bi = load_floats(p + 16 * fb, s->ftype);
+        for (uint32_t u = 0; u * (uint32_t)ub < per_group; u++) {
+            acc = _mm512_fmadd_ps(sc, f[u], acc);
             acc = _mm512_fmadd_ps(bi, _mm512_set1_ps(*sum++), acc);
         }
-        p = tail + 32 * fb;
-        _mm_prefetch(p + PREFETCH - 64, _MM_HINT_T0);
-        if (fb == 4) _mm_prefetch(p + PREFETCH - 128, _MM_HINT_T0);
+        p += 32 * fb;
     }
     _mm512_store_ps(out, acc);
 }
@@ -186,7 +188,6 @@ INLINE void f32_tokens(const uint8_t *w, cake_ftype t, uint32_t len, const float
         for (int u = 0; u < 4; u++) acc[i][u] = _mm512_load_ps(part + (i * 4 + u) * 16);
     uint32_t k = 0;
     for (; k + 4 <= len; k += 4, w += 4 * step) {
-        for (size_t b = 0; b < 4 * step; b += 64) _mm_prefetch(w + PREFETCH + b, _MM_HINT_T0);
         for (int u = 0; u < 4; u++) {
             __m512 wv = load_floats(w + u * step, t);
             for (int i = 0; i < nt; i++)
