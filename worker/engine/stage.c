@@ -394,11 +394,13 @@ static void matmul_group(pass *p, uint32_t n, const cake_linear *const *linear, 
         j.out[i] = out[i];
         j.n_tiles += j.tiles[i] = (linear[i]->mat.spec.n + 15) / 16;
     }
-    /* Some eight chunks a thread, so that a late core costs an eighth of its share at most. */
+    /* A few chunks a thread, so that a late core costs a fraction of its share. A chunk begins with
+     * cold caches: decoding, which only streams weights, wants them larger. */
     unsigned threads = cake_pool_threads(s->pool);
     bool alone = threads == 1 ||
                  (uint64_t)j.n_tiles * CAKE_TILE_ROWS * p->act.k * p->act.n_tok < INLINE_MACS;
-    j.chunk_tiles = alone ? j.n_tiles : max_u32(j.n_tiles / (threads * 8), 1);
+    j.chunk_tiles =
+        alone ? j.n_tiles : max_u32(j.n_tiles / (threads * (p->act.n_tok < 16 ? 4 : 8)), 1);
     cake_pool_run(s->pool, (j.n_tiles + j.chunk_tiles - 1) / j.chunk_tiles, matmul_chunk, &j);
 }
 
