@@ -2,13 +2,15 @@
 # Run test programs and scripts, show the failures, close with "N passed, N failed, N skipped".
 #   unit programs      cmocka; counted from its per-test lines
 #   *.sh scripts       print "ok - NAME", "not ok - NAME: why", "skip - NAME: what is missing"
-# Environment: B (object folder), BIN (programs), TEST_FILTER (run only what matches), V=1 (all output).
+# Environment: B (object folder), BIN (programs), TEST_FILTER (run only what contains it), TEST_SKIP (leave out what matches
+# this regular expression), V=1 (all output).
 export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp ${TSAN_OPTIONS-}"
 pass=0 fail=0 skip=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for t in "$@"; do
     [[ -n $TEST_FILTER && $t != *$TEST_FILTER* ]] && continue
+    [[ -n $TEST_SKIP && $t =~ $TEST_SKIP ]] && continue
     start=$(date +%s%N)
     case $t in
     *.sh) timeout "${TEST_TIMEOUT:-600}" bash "$t" >"$log" 2>&1 ;;
