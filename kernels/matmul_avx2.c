@@ -88,19 +88,24 @@ INLINE void load_block(const uint8_t *v, int bits, __m256i *c) {
 }
 
 /* Integer dot of one block, eight rows, with nt tokens whose activations are 64 bytes apart. */
-INLINE void dot_block(const __m256i *c, int bits, int nt, const int8_t *q, __m256i d[4]) {
+INLINE void dot_block(const __m256i *c, int bits, int nt, const int8_t *q, __m256i *d) {
     const int fit = bits <= 4 || bits == 8 ? 8 : bits == 5 ? 4 : 2;
     const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
     for (int i = 0; i < nt; i++) d[i] = _mm256_setzero_si256();
+#pragma GCC unroll 4
     for (int j0 = 0; j0 < 8; j0 += fit) {
         __m256i lo[4], hi[4];
+#pragma GCC unroll 8
         for (int j = j0; j < j0 + fit; j++)
+#pragma GCC unroll 4
             for (int i = 0; i < nt; i++) {
                 __m256i x = bcast(q + i * 64 + j * 4), m = _mm256_maddubs_epi16(c[j], x);
                 lo[i] = j == j0 ? m : _mm256_add_epi16(lo[i], m);
+                __asm__("" : "+x"(lo[i])); /* gcc would build trees of sums and spill them all */
                 if (bits != 8) continue;
                 m = _mm256_maddubs_epi16(c[j + 8], x);
                 hi[i] = j == j0 ? m : _mm256_add_epi16(hi[i], m);
+                __asm__("" : "+x"(hi[i]));
             }
         for (int i = 0; i < nt; i++) {
             d[i] = _mm256_add_epi32(d[i], _mm256_madd_epi16(lo[i], ones));
@@ -169,6 +174,46 @@ INLINE void affine_tile(const cake_wspec *s, int bits, int ub, const uint8_t *p,
     }
 }
 
+/* One token of one tile. The weights are read strictly in order and left to the hardware
+ * prefetcher: the scales, which end the group, only when its dots are done. */
+INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, const cake_act *a,
+                       float *out) {
+    const int per_group = (int)s->group / 32;
+    const uint32_t groups = s->k / s->group;
+    const size_t block_bytes = (size_t)bits * 64, fb = cake_ftype_bytes(s->ftype);
+    const int8_t *q = a->q;
+    const float *scale = a->scale, *sum = ub == 2 ? a->sum64 : a->sum32;
+    __m256 acc0 = _mm256_setzero_ps(), acc1 = acc0;
+    for (uint32_t g = 0; g < groups; g++) {
+        __m256 f[2][2]; /* [unit of the group][half] */
+        for (int u = 0; u * ub < per_group; u++)
+            for (int i = 0; i < ub; i++, p += block_bytes, q += 32, scale++) {
+                __m256i c[16], d[2];
+                for (int half = 0; half < 2; half++) {
+                    load_block(p + half * 32, bits, c);
+                    dot_block(c, bits, 1, q, &d[half]);
+                }
+                const __m256 x = _mm256_set1_ps(*scale);
+                for (int half = 0; half < 2; half++) {
+                    __m256 df = _mm256_cvtepi32_ps(d[half]);
+                    f[u][half] = i == 0 ? _mm256_mul_ps(x, df) : _mm256_fmadd_ps(x, df, f[u][half]);
+                }
+            }
+        __asm__ volatile("" : "+r"(p)); /* not before the codes */
+        const __m256 s0 = load_floats(p, s->ftype), s1 = load_floats(p + 8 * fb, s->ftype);
+        const __m256 b0 = load_floats(p + 16 * fb, s->ftype),
+                     b1 = load_floats(p + 24 * fb, s->ftype);
+        for (int u = 0; u * ub < per_group; u++, sum++) {
+            const __m256 x = _mm256_set1_ps(*sum);
+            acc0 = _mm256_fmadd_ps(b0, x, _mm256_fmadd_ps(s0, f[u][0], acc0));
+            acc1 = _mm256_fmadd_ps(b1, x, _mm256_fmadd_ps(s1, f[u][1], acc1));
+        }
+        p += 32 * fb;
+    }
+    _mm256_store_ps(out, acc0);
+    _mm256_store_ps(out + 8, acc1);
+}
+
 /* nt tokens and `halves` halves of eight rows over `len` columns (starting at a multiple of 4):
  * part [nt][4][16] += w * x. w holds 16 values of type t per column. */
 INLINE void f32_tokens(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
@@ -179,7 +224,6 @@ INLINE void f32_tokens(const uint8_t *w, cake_ftype t, uint32_t len, const float
         for (int u = 0; u < 4; u++)
             acc[i][u] = _mm256_load_ps(part + (i / halves * 4 + u) * 16 + i % halves * 8);
     for (uint32_t k = 0; k < len; k += 4) {
-        for (size_t b = 0; b < 4 * step; b += 64) _mm_prefetch(w + PREFETCH + b, _MM_HINT_T0);
         for (uint32_t u = 0; u < 4; u++, w += step) {
             if (k + u >= len) break; /* the last k % 4 columns */
             for (int i = 0; i < nt * halves; i++) {
@@ -285,7 +329,10 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
 #define TILE_FN(bits, ub)                                                                          \
     static void tile_##bits##_##ub(const cake_wspec *s, const uint8_t *p, const cake_act *a,       \
                                    uint32_t tok0, uint32_t n, float *acc) {                        \
-        affine_tile(s, bits, ub, p, a, tok0, n, acc);                                              \
+        if (a->n_tok == 1)                                                                         \
+            affine_one(s, bits, ub, p, a, acc);                                                    \
+        else                                                                                       \
+            affine_tile(s, bits, ub, p, a, tok0, n, acc);                                          \
     }
 #define TILE_FNS(bits) TILE_FN(bits, 1) TILE_FN(bits, 2)
 TILE_FNS(2)
@@ -295,8 +342,8 @@ TILE_FNS(5)
 TILE_FNS(6)
 TILE_FNS(8)
 
-    typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
-                         float *);
+typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
+                     float *);
 static tile_fn *const tile_fns[9][2] = {
     [2] = {tile_2_1, tile_2_2}, [3] = {tile_3_1, tile_3_2}, [4] = {tile_4_1, tile_4_2},
     [5] = {tile_5_1, tile_5_2}, [6] = {tile_6_1, tile_6_2}, [8] = {tile_8_1, tile_8_2},

@@ -4,7 +4,7 @@
  * CAKE_MM_TOKENS tokens stream past them, four at a time so that eight integer chains hide each
  * other's latency; the activations arrive as broadcast memory operands and the f32 accumulators
  * live in scratch (L1). One token: the same sums with the accumulator in a register and the weights
- * prefetched. */
+ * read strictly in order. */
 #include "kernels/matmul_impl.h"
 
 #if defined(__AVX512VNNI__)
