@@ -25,10 +25,12 @@ typedef struct cake_server cake_server;
 typedef struct cake_client cake_client;
 
 typedef struct {
-    const cake_keys *keys; /* copied; NULL: --insecure, no encryption and nobody is authenticated */
-    int io_threads;        /* 0: one */
-    int handshake_ms;      /* deadline of a new connection's handshake; 0: 5000 */
-    int queue_messages;    /* messages queued per peer and direction; 0: 256 */
+    const cake_keys *keys;  /* copied; NULL: --insecure, no encryption and nobody is authenticated;
+                                also, libzmq 4.3.4 answers a heartbeat cut short with up to 16
+                                bytes of its memory there, which nothing above it can prevent */
+    int io_threads;         /* 0: one */
+    int handshake_ms;       /* deadline of a new connection's handshake; 0: 5000 */
+    int queue_messages;     /* messages queued per peer and direction; 0: 256 */
     uint64_t backlog_bytes; /* received over all connections and not yet taken by their owners;
                                above it the connection with the most is cut. 0: 512 MiB, or a
                                quarter of free memory when that is less */

@@ -128,12 +128,14 @@ int main(void) {
                {"tcp", "127.0.0.1:0", false},
                {"inproc", "inproc://worker", true}};
     for (size_t i = 0; i < sizeof how / sizeof *how; i++) {
-        cake_net *n;
+        /* Two of them, as in two processes: encryption and decryption have a thread each. */
+        cake_net *n, *far;
+        const cake_net_options o = {.keys = how[i].secure ? &keys : NULL};
+        bool same = how[i].address[0] == 'i';
         cake_client *c;
         pthread_t t;
-        if (cake_net_open(&n, &(cake_net_options){.keys = how[i].secure ? &keys : NULL}, &err) !=
-                CAKE_OK ||
-            cake_server_open(&server, n, how[i].address, &err) != CAKE_OK ||
+        if (cake_net_open(&n, &o, &err) != CAKE_OK || cake_net_open(&far, &o, &err) != CAKE_OK ||
+            cake_server_open(&server, same ? n : far, how[i].address, &err) != CAKE_OK ||
             cake_client_open(&c, n, CAKE_LINK_ROLE_MASTER, cake_server_address(server), &err) !=
                 CAKE_OK ||
             cake_client_wait(c, 5000, &err) != CAKE_OK) {
@@ -151,6 +153,7 @@ int main(void) {
         cake_client_close(c);
         cake_server_close(server);
         cake_net_close(n);
+        cake_net_close(far);
     }
     return 0;
 }
