@@ -1,10 +1,12 @@
 #!/bin/sh
 # Install the Debian packages that Cake needs, only those that are missing.
 #
-#   deploy/install-deps.sh [--build] [--test] [--check] [--list]
+#   deploy/install-deps.sh [--build] [--test] [--arm64] [--check] [--list]
 #
 #   --build   what `make` needs (the default)
 #   --test    what `make test` needs on top
+#   --arm64   libraries for building the worker for 64-bit Arm beside this machine's own (adds the
+#             architecture to dpkg); a test runs it under emulation where they are there
 #   --check   install nothing; print what is missing, exit 1 when anything is
 #   --list    print the package names and stop
 #
@@ -16,14 +18,17 @@ build="gcc libc6-dev make pkg-config libzmq3-dev libssl-dev libjson-c-dev libava
 test="libcmocka-dev clang libclang-rt-14-dev clang-format qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross
       avahi-daemon avahi-utils dbus iproute2 procps util-linux python3 openssl curl"
 
-want= check= list=
+arm64="libzmq3-dev:arm64 libssl-dev:arm64 libjson-c-dev:arm64 libavahi-client-dev:arm64 libavahi-core-dev:arm64 libcmocka-dev:arm64"
+
+want= check= list= foreign=
 for a in "$@"; do
     case $a in
     --build) want="$want $build" ;;
     --test) want="$want $test" ;;
+    --arm64) want="$want $arm64" foreign=arm64 ;;
     --check) check=1 ;;
     --list) list=1 ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "install-deps.sh: unknown option '$a' (see --help)" >&2; exit 2 ;;
     esac
 done
@@ -68,6 +73,10 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "install-deps.sh: installing $missing" >&2
 export DEBIAN_FRONTEND=noninteractive
+if [ -n "$foreign" ] && ! dpkg --print-foreign-architectures | grep -qx "$foreign"; then
+    $as_root dpkg --add-architecture "$foreign"
+    $as_root apt-get update -qq
+fi
 apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@"; }
 # Package lists may be missing (fresh images) or stale: try, refresh, try again. Daemons are not started: Cake's own
 # tests start theirs where they need them, and a machine without Avahi running uses the embedded responder.
