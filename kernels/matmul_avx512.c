@@ -12,7 +12,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { PREFETCH = 8192 }; /* bytes ahead of the weights, where the work on them is long */
+enum { PREFETCH = 4096 }; /* bytes ahead of the weights, where the work on them is long */
 
 INLINE __m512i load512(const void *p) {
     return _mm512_loadu_si512(p);
@@ -110,15 +110,19 @@ INLINE void affine_many(const cake_wspec *s, int bits, int ub, const uint8_t *p,
     const uint32_t nt = a->n_tok, per_group = s->group / 32, groups = s->k / s->group;
     const size_t block_bytes = (size_t)bits * 64, fb = cake_ftype_bytes(s->ftype);
     for (uint32_t i = 0; i < n; i++) _mm512_store_ps(acc + i * 16, _mm512_setzero_ps());
+    /* Weights to come are asked for a few lines per four tokens: all at once they would fill the
+     * miss buffers and hold up the loads. */
+    const uint8_t *ahead = p + PREFETCH;
+    const uint32_t lines = (uint32_t)(ub * bits) + (uint32_t)fb / 2;
+    const uint32_t per_step = n < 4 ? lines : (lines + n / 4 - 1) / (n / 4);
     uint32_t h = 0;
     for (uint32_t g = 0; g < groups; g++) {
         const uint8_t *tail = p + per_group * block_bytes;
         for (uint32_t blk = 0; blk < per_group; blk += (uint32_t)ub, h += (uint32_t)ub) {
             __m512i c[16];
-            for (int i = 0; i < ub; i++, p += block_bytes) {
-                for (int v = 0; v < bits; v++) _mm_prefetch(p + PREFETCH + v * 64, _MM_HINT_T0);
-                load_block(p, bits, c + i * 8);
-            }
+            const uint8_t *ahead_end = ahead + (size_t)ub * block_bytes;
+            if (blk + (uint32_t)ub == per_group) ahead_end += 32 * fb;
+            for (int i = 0; i < ub; i++, p += block_bytes) load_block(p, bits, c + i * 8);
             __asm__ volatile("" : "+r"(tail)); /* not before the codes: see affine_one() */
             const __m512 sc = load_floats(tail, s->ftype),
                          bi = load_floats(tail + 16 * fb, s->ftype);
@@ -130,12 +134,15 @@ INLINE void affine_many(const cake_wspec *s, int bits, int ub, const uint8_t *p,
             uint32_t i = 0;
             for (; i + 4 <= n; i += 4) {
                 for (int z = 0; z < 4; z++) _mm_prefetch(q_next + (i + z) * 64, _MM_HINT_T0);
+                for (uint32_t l = 0; l < per_step && ahead < ahead_end; l++, ahead += 64)
+                    _mm_prefetch(ahead, _MM_HINT_T0);
                 unit_tokens(c, ub, 4, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
             }
             for (; i + 2 <= n; i += 2)
                 unit_tokens(c, ub, 2, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
             if (i < n)
                 unit_tokens(c, ub, 1, q + i * 64, sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
+            for (; ahead < ahead_end; ahead += 64) _mm_prefetch(ahead, _MM_HINT_T0);
         }
         p = tail + 32 * fb;
     }
