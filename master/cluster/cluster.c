@@ -178,8 +178,10 @@ static cake_status check_plan_peers(cake_cluster *c, cake_error *err) {
     for (uint32_t i = 0; c->deployed && i < c->plan->plan.n_stages; i++) {
         const cake_master_peer *p = c->stage_peer[i];
         if (p->state != CAKE_PEER_READY)
-            return cake_fail(err, CAKE_EUNAVAIL, "worker '%s' (stage %u) is %s: %s", p->name, i,
-                             cake_peer_state_name(p->state),
+            return cake_fail(err, CAKE_EUNAVAIL,
+                             "worker '%s' (stage %u) is %s: %s. Start it again, or run without it; "
+                             "the others keep their layers, and it keeps its cache",
+                             p->name, i, cake_peer_state_name(p->state),
                              p->reason[0] ? p->reason : "no reason given");
     }
     return CAKE_OK;
