@@ -188,13 +188,15 @@ INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, 
 /* nt tokens over `len` columns (starting at a multiple of 4): part [nt][4][16] += w * x. w holds 16
  * values of type t per column. */
 INLINE void f32_tokens(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
-                       int nt, float *part) {
+                       int nt, bool ahead, float *part) {
     const size_t step = 16 * cake_ftype_bytes(t);
     __m512 acc[4][4];
     for (int i = 0; i < nt; i++)
         for (int u = 0; u < 4; u++) acc[i][u] = _mm512_load_ps(part + (i * 4 + u) * 16);
     uint32_t k = 0;
     for (; k + 4 <= len; k += 4, w += 4 * step) {
+        if (ahead)
+            for (size_t b = 0; b < 4 * step; b += 64) _mm_prefetch(w + PREFETCH + b, _MM_HINT_T0);
         for (int u = 0; u < 4; u++) {
             __m512 wv = load_floats(w + u * step, t);
             for (int i = 0; i < nt; i++)
@@ -211,19 +213,22 @@ INLINE void f32_tokens(const uint8_t *w, cake_ftype t, uint32_t len, const float
         for (int u = 0; u < 4; u++) _mm512_store_ps(part + (i * 4 + u) * 16, acc[i][u]);
 }
 
+/* ahead: the weights come from memory and the work on them is too long for the hardware prefetcher.
+ */
 INLINE void f32_range(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
-                      uint32_t n, float *part) {
+                      uint32_t n, bool ahead, float *part) {
     uint32_t i = 0;
-    for (; i + 4 <= n; i += 4) f32_tokens(w, t, len, x + i * ldx, ldx, 4, part + i * 64);
-    for (; i < n; i++) f32_tokens(w, t, len, x + i * ldx, ldx, 1, part + i * 64);
+    if (ahead && n >= 4) f32_tokens(w, t, len, x, ldx, 4, true, part), i = 4;
+    for (; i + 4 <= n; i += 4) f32_tokens(w, t, len, x + i * ldx, ldx, 4, false, part + i * 64);
+    for (; i < n; i++) f32_tokens(w, t, len, x + i * ldx, ldx, 1, false, part + i * 64);
 }
 
 static void f32_dense(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
-                      uint32_t n, float *part) {
+                      uint32_t n, bool ahead, float *part) {
     switch (t) {
-    case CAKE_F32: f32_range(w, CAKE_F32, len, x, ldx, n, part); break;
-    case CAKE_F16: f32_range(w, CAKE_F16, len, x, ldx, n, part); break;
-    default: f32_range(w, CAKE_BF16, len, x, ldx, n, part); break;
+    case CAKE_F32: f32_range(w, CAKE_F32, len, x, ldx, n, ahead, part); break;
+    case CAKE_F16: f32_range(w, CAKE_F16, len, x, ldx, n, ahead, part); break;
+    default: f32_range(w, CAKE_BF16, len, x, ldx, n, ahead, part); break;
     }
 }
 
@@ -265,20 +270,20 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
                      uint32_t n, float *acc, float *panel) {
     const float *x = a->x + (size_t)tok0 * a->ldx;
     memset(acc, 0, (size_t)n * 64 * sizeof(float));
-    if (s->kind == CAKE_W_DENSE && n <= 4) {
-        f32_dense(p, s->ftype, s->k, x, a->ldx, n, acc);
-    } else {
-        const size_t fb = cake_ftype_bytes(s->ftype);
-        for (uint32_t k = 0; k < s->k; k += CAKE_MM_K_CHUNK) {
-            uint32_t len = s->k - k < CAKE_MM_K_CHUNK ? s->k - k : CAKE_MM_K_CHUNK;
-            if (s->kind == CAKE_W_AFFINE)
-                expand(s, p, k / 32, len / 32, panel);
-            else
-                for (uint32_t i = 0; i < len; i++)
-                    _mm512_store_ps(panel + i * 16,
-                                    load_floats(p + (size_t)(k + i) * 16 * fb, s->ftype));
-            f32_dense((const uint8_t *)panel, CAKE_F32, len, x + k, a->ldx, n, acc);
+    const size_t fb = cake_ftype_bytes(s->ftype);
+    for (uint32_t k = 0; k < s->k; k += CAKE_MM_K_CHUNK) {
+        const uint32_t len = s->k - k < CAKE_MM_K_CHUNK ? s->k - k : CAKE_MM_K_CHUNK;
+        const uint8_t *w = p + (size_t)k * 16 * fb;
+        if (s->kind == CAKE_W_AFFINE) {
+            expand(s, p, k / 32, len / 32, panel);
+        } else if (n <= 8 || s->ftype == CAKE_F32) { /* converting again is cheaper than a panel */
+            f32_dense(w, s->ftype, len, x + k, a->ldx, n, n > 1, acc);
+            continue;
+        } else {
+            for (uint32_t i = 0; i < len; i++)
+                _mm512_store_ps(panel + i * 16, load_floats(w + (size_t)i * 16 * fb, s->ftype));
         }
+        f32_dense((const uint8_t *)panel, CAKE_F32, len, x + k, a->ldx, n, false, acc);
     }
     for (uint32_t i = 0; i < n; i++) {
         const float *part = acc + (size_t)i * 64;
