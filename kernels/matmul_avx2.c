@@ -48,7 +48,8 @@ INLINE void load_block(const uint8_t *v, int bits, __m256i *c) {
 #pragma GCC unroll 8
     for (int i = 0; i < bits; i++) {
         x[i] = load256(v + 64 * i);
-        __asm__("" : "+x"(x[i])); /* one load, not one per use: the load ports are the limit */
+        /* One load per vector, in order: not one per use, and as the prefetcher likes it. */
+        __asm__ volatile("" : "+x"(x[i]), "+r"(v));
     }
     switch (bits) {
     case 2:

@@ -49,7 +49,8 @@ INLINE void load_block(const uint8_t *v, int bits, __m512i c[8]) {
 #pragma GCC unroll 8
     for (int i = 0; i < bits; i++) {
         x[i] = load512(v + 64 * i);
-        __asm__("" : "+v"(x[i])); /* one load, not one per use: the load ports are the limit */
+        /* One load per vector, in order: not one per use, and as the prefetcher likes it. */
+        __asm__ volatile("" : "+v"(x[i]), "+r"(v));
     }
     switch (bits) {
     case 2:
