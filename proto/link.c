@@ -157,12 +157,18 @@ static void sync_out(cake_msg *m) {
 static void sync_in(cake_msg *m) {
     for (uint32_t i = 0; i < m->own->n; i++) __tsan_acquire(zmq_msg_data(&m->own->zmq[i]));
 }
+static void sync_frame(zmq_msg_t *f) { /* one that is looked into before its message is complete */
+    __tsan_acquire(zmq_msg_data(f));
+}
 #else
 static void sync_out(cake_msg *m) {
     (void)m;
 }
 static void sync_in(cake_msg *m) {
     (void)m;
+}
+static void sync_frame(zmq_msg_t *f) {
+    (void)f;
 }
 #endif
 
@@ -182,6 +188,7 @@ static cake_status take_message(cake_net *n, void *socket, cake_link_role role, 
         zmq_msg_close(&f);
         return CAKE_EAGAIN;
     }
+    sync_frame(&f);
     uint32_t room = claimed_frames(&f);
     size_t got = 1;
     bool more = zmq_msg_more(&f);
