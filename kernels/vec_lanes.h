@@ -128,7 +128,10 @@ LANES_FN v16 v_keep(v16 a, int lo, int hi, float fill) {
 }
 /* Bit i: lane i of a equals x (a NaN never does). */
 LANES_FN unsigned v_eq_mask(v16 a, v16 x) {
-    return _mm512_cmp_ps_mask(a, x, _CMP_EQ_OQ);
+    unsigned m = _mm512_cmp_ps_mask(a, x, _CMP_EQ_OQ);
+    /* gcc 12 may spill the 16-bit mask and read 64 bits back when it is widened: widen it here. */
+    __asm__("" : "+r"(m));
+    return m;
 }
 LANES_FN void v_store_bf16(uint16_t *p, v16 a) {
     __m512i u = _mm512_castps_si512(a);
