@@ -55,7 +55,8 @@ static void work(cake_pool *p, uint32_t loop, unsigned id) {
     for (;;) {
         if ((uint32_t)(v >> 32) != loop) return;
         uint32_t chunk = (uint32_t)v;
-        if (chunk >= atomic_load_explicit(&p->n_chunks, memory_order_relaxed)) return;
+        /* Acquire: whoever sees the next loop's count also sees that this loop is closed. */
+        if (chunk >= atomic_load_explicit(&p->n_chunks, memory_order_acquire)) return;
         if (!atomic_compare_exchange_weak_explicit(&p->next, &v, v + 1, memory_order_acq_rel,
                                                    memory_order_acquire))
             continue;
@@ -130,11 +131,12 @@ void cake_pool_run(cake_pool *p, size_t n_chunks, void (*fn)(void *, size_t, uns
     }
     cake_assert(n_chunks < UINT32_MAX);
     uint32_t loop = atomic_load_explicit(&p->loop, memory_order_relaxed) + 1;
-    /* Close the old loop before fn and arg change: a late helper then fails its compare-and-swap. */
+    /* Close the old loop before fn and arg change: a late helper then fails its compare-and-swap.
+     */
     atomic_store(&p->next, (uint64_t)loop << 32 | UINT32_MAX);
     p->fn = fn;
     p->arg = arg;
-    atomic_store_explicit(&p->n_chunks, (uint32_t)n_chunks, memory_order_relaxed);
+    atomic_store_explicit(&p->n_chunks, (uint32_t)n_chunks, memory_order_release);
     atomic_store_explicit(&p->done, 0, memory_order_relaxed);
     atomic_store_explicit(&p->next, (uint64_t)loop << 32, memory_order_release);
     atomic_store(&p->loop, loop);
@@ -143,6 +145,7 @@ void cake_pool_run(cake_pool *p, size_t n_chunks, void (*fn)(void *, size_t, uns
     unsigned turn = 0;
     while (atomic_load_explicit(&p->done, memory_order_acquire) != (uint32_t)n_chunks) {
         cpu_relax();
-        if (++turn % 4096 == 0) sched_yield(); /* the helper with the last chunk may need this core */
+        if (++turn % 4096 == 0)
+            sched_yield(); /* the helper with the last chunk may need this core */
     }
 }
