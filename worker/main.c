@@ -144,6 +144,8 @@ static cake_status serve(const cake_worker_options *o, bool any_port, cake_error
     signal(SIGPIPE, SIG_IGN);
     announce(serving, backend, o->insecure ? "none (--insecure)" : keys.tag);
     cake_serving_run(serving);
+    signal(SIGINT, SIG_DFL); /* the handler needs `serving`; a second Ctrl-C need not wait */
+    signal(SIGTERM, SIG_DFL);
     fprintf(stderr, "cake-worker '%s' stops\n", name);
 out:
     cake_discovery_close(discovery); /* says goodbye first, so that nobody plans with us */
