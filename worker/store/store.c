@@ -176,6 +176,19 @@ out:
     return st;
 }
 
+/* A complete bundle needs no room, but whoever received it may have died before evicting what it
+ * was copied from. Store lock held. */
+static void keep_to_budget(cake_store *s, const cake_manifest *m, const char *own_path) {
+    size_t n;
+    cake_folder *list = cake_folders_list(s->bundles, &n);
+    bool *late = cake_calloc(n, sizeof *late);
+    if (make_room(s, m, own_path, list, n, late, NULL) == CAKE_OK)
+        for (size_t i = 0; i < n; i++)
+            if (late[i]) evict(s, &list[i]);
+    cake_folders_free(list, n);
+    free(late);
+}
+
 /* ---- parts ---- */
 
 static char *child(const cake_store_bundle *b, const char *name) {
@@ -410,6 +423,7 @@ cake_status cake_store_begin(cake_store *s, const char *manifest, size_t manifes
         b->path = final_path(b);
         st = open_complete(b, config, config_len, err);
         b->complete = st == CAKE_OK;
+        if (b->complete && s->budget) keep_to_budget(s, m, b->path);
         if (st == CAKE_ENOTFOUND) st = begin_part(b, config, config_len, err);
         unlock_store(s);
     }
