@@ -239,10 +239,37 @@ INLINE void f32_tokens(const uint8_t *w, cake_ftype t, uint32_t len, const float
             _mm256_store_ps(part + (i / halves * 4 + u) * 16 + i % halves * 8, acc[i][u]);
 }
 
+/* Three tokens, both halves, partial sums u0 and u0 + 1 only: as many sums as fit in registers with
+ * the fewest loads for each. w: f32. */
+INLINE void f32_tokens_3(const float *w, uint32_t len, const float *x, size_t ldx, uint32_t u0,
+                         float *part) {
+    __m256 acc[3][2][2]; /* [token][u - u0][half] */
+    for (int i = 0; i < 3; i++)
+        for (uint32_t u = 0; u < 4; u++)
+            acc[i][u / 2][u % 2] = _mm256_load_ps(part + i * 64 + (u0 + u / 2) * 16 + u % 2 * 8);
+    for (uint32_t k = u0; k < len; k += 4)
+        for (uint32_t u = 0; u < 2; u++) {
+            if (k + u >= len) break; /* the last k % 4 columns */
+            const __m256 w0 = _mm256_load_ps(w + (size_t)(k + u) * 16);
+            const __m256 w1 = _mm256_load_ps(w + (size_t)(k + u) * 16 + 8);
+            for (int i = 0; i < 3; i++) {
+                const __m256 xv = _mm256_set1_ps(x[(size_t)i * ldx + k + u]);
+                acc[i][u][0] = _mm256_fmadd_ps(w0, xv, acc[i][u][0]);
+                acc[i][u][1] = _mm256_fmadd_ps(w1, xv, acc[i][u][1]);
+            }
+        }
+    for (int i = 0; i < 3; i++)
+        for (uint32_t u = 0; u < 4; u++)
+            _mm256_store_ps(part + i * 64 + (u0 + u / 2) * 16 + u % 2 * 8, acc[i][u / 2][u % 2]);
+}
+
 INLINE void f32_range(const uint8_t *w, cake_ftype t, uint32_t len, const float *x, size_t ldx,
                       uint32_t n, float *part) {
     const size_t half = 8 * cake_ftype_bytes(t);
     uint32_t i = 0;
+    for (; t == CAKE_F32 && i + 3 <= n; i += 3)
+        for (uint32_t u0 = 0; u0 < 4; u0 += 2)
+            f32_tokens_3((const float *)(const void *)w, len, x + i * ldx, ldx, u0, part + i * 64);
     for (; i + 2 <= n; i += 2) {
         f32_tokens(w, t, len, x + i * ldx, ldx, 2, 1, part + i * 64);
         f32_tokens(w + half, t, len, x + i * ldx, ldx, 2, 1, part + i * 64 + 8);
