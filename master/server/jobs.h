@@ -1,0 +1,112 @@
+/* Inside of the server: jobs, events and the state the threads share. See server.h. */
+#ifndef CAKE_MASTER_SERVER_JOBS_H
+#define CAKE_MASTER_SERVER_JOBS_H
+
+#include "common/queue.h"
+#include "master/scheduler/scheduler.h"
+#include "master/server/access.h"
+#include "master/server/http.h"
+#include "master/server/metrics.h"
+#include "master/server/reply.h"
+#include "master/server/server.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+typedef struct cake_job cake_job;
+
+/* One completion of a job. */
+typedef struct {
+    cake_job *job;
+    uint32_t index, prompt; /* which choice, of which prompt */
+    /* loop thread */
+    cake_generation *gen;
+    uint64_t sequence, last_ns;
+    bool over;
+    /* HTTP thread, what came so far */
+    cake_text text;
+    size_t n_bytes; /* of text, also when streaming */
+    cake_reply_logprob *logprobs;
+    size_t n_logprobs;
+    cake_finish finish;
+    uint64_t n_generated;
+} cake_choice;
+
+struct cake_job {
+    cake_serve *server;
+    cake_api_request req;
+    char id[48];
+    int64_t created;
+    uint64_t start_ns;
+    _Atomic bool canceled;
+    /* prepare thread, then read only */
+    cake_ids ids[CAKE_API_PROMPTS_MAX];
+    char *text; /* rendered template */
+    size_t text_len;
+    /* loop thread */
+    uint32_t n_running; /* choices, and one while the job is being worked on */
+    bool failed, listed;
+    cake_job *loop_next;
+    /* fixed when the job is made */
+    cake_choice *choices;
+    uint32_t n_choices;
+    /* HTTP thread */
+    cake_exchange *x; /* NULL: the client is gone or has its answer */
+    bool streaming, answered;
+    int64_t last_write_ms;
+    cake_job *prev, *next;
+};
+
+typedef enum {
+    CAKE_EVENT_STARTED, /* accepted by the scheduler */
+    CAKE_EVENT_TEXT,
+    CAKE_EVENT_FINISH, /* of one choice */
+    CAKE_EVENT_ERROR,
+    CAKE_EVENT_OVER, /* the last of a job; without STARTED and ERROR: the prepared result */
+} cake_event_kind;
+
+typedef struct {
+    cake_event_kind kind;
+    cake_job *job;
+    uint32_t choice;
+    cake_finish finish;
+    uint64_t n_generated;
+    cake_api_error *error;        /* ERROR; owned */
+    cake_reply_logprob *logprob;  /* TEXT, or NULL; owned */
+    size_t len;
+    char text[];
+} cake_event;
+
+typedef enum { CAKE_SERVE_LOADING, CAKE_SERVE_READY, CAKE_SERVE_DOWN } cake_serve_state;
+
+struct cake_serve {
+    cake_serve_config config;
+    cake_access access;
+    char url[300];
+    int64_t started; /* unix seconds */
+    _Atomic int state;
+    cake_serve_engine engine; /* valid once the state was READY */
+    cake_queue *to_prepare, *to_loop, *to_http;
+    pthread_t http_thread, prepare_thread;
+    bool http_runs, prepare_runs;
+    cake_metrics metrics;
+    /* HTTP thread */
+    cake_http *http;
+    cake_job *jobs;
+    uint32_t n_outstanding; /* choices of jobs that are not over */
+    uint64_t next_id;
+    /* loop thread */
+    cake_scheduler *scheduler;
+    cake_job *active;
+};
+
+/* A thing in a queue that is no job: stop (prepare), look for cancelled jobs (loop). */
+extern char cake_serve_signal;
+
+void *cake_serve_prepare_thread(void *server);
+/* Queue an event without text. */
+void cake_serve_event(cake_job *job, cake_event_kind kind);
+void cake_serve_error_event(cake_job *job, const cake_api_error *e);
+void cake_event_free(cake_event *e);
+
+#endif

@@ -1,0 +1,598 @@
+/* The HTTP side of the server: routes, checks, and events turned into replies. See server.h. */
+#include "master/server/server.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "master/server/jobs.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+enum {
+    KEEP_ALIVE_MS = 5000, /* silence on a stream before a comment is sent */
+    CONNECTIONS_MAX = 2048,
+};
+
+#define JSON_TYPE "application/json"
+
+/* ---- replies ---- */
+
+static const char *json_text(json_object *o, size_t *len) {
+    return json_object_to_json_string_length(
+        o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, len);
+}
+
+static void reply_json(cake_exchange *x, int status, json_object *o) {
+    size_t len;
+    const char *text = json_text(o, &len);
+    cake_http_reply(x, status, JSON_TYPE, text, len);
+    json_object_put(o);
+}
+
+static void reply_error(cake_serve *s, cake_exchange *x, const cake_api_error *e) {
+    atomic_fetch_add(e->http == 429 || e->http == 503 ? &s->metrics.rejected : &s->metrics.invalid,
+                     1);
+    if (e->http == 429 || e->http == 503) cake_http_header(x, "Retry-After", "1");
+    if (e->http == 401) cake_http_header(x, "WWW-Authenticate", "Bearer");
+    reply_json(x, e->http, cake_reply_error(e));
+}
+
+static void on_refused(void *arg, cake_exchange *x, int status) {
+    cake_api_error e;
+    cake_api_fail(&e, status, "invalid_request_error", NULL, NULL, "%s",
+                  status == 413   ? "the body is longer than 8 MiB"
+                  : status == 431 ? "the header is longer than 16 KiB"
+                  : status == 411 ? "a POST needs Content-Length"
+                                  : "this is not an HTTP/1.1 request that can be understood");
+    reply_error(arg, x, &e);
+}
+
+/* ---- jobs on the HTTP side ---- */
+
+static cake_reply_head head_of(const cake_job *j) {
+    return (cake_reply_head){.id = j->id,
+                             .model = j->server->config.model,
+                             .created = j->created,
+                             .kind = j->req.kind,
+                             .stream = j->req.stream};
+}
+
+static void job_free(cake_job *j) {
+    cake_serve *s = j->server;
+    if (j->prev)
+        j->prev->next = j->next;
+    else
+        s->jobs = j->next;
+    if (j->next) j->next->prev = j->prev;
+    s->n_outstanding -= j->n_choices ? j->n_choices : 1;
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        cake_generation_free(j->choices[i].gen);
+        free(j->choices[i].text.v);
+        free(j->choices[i].logprobs);
+    }
+    free(j->choices);
+    for (size_t i = 0; i < CAKE_API_PROMPTS_MAX; i++) cake_ids_deinit(&j->ids[i]);
+    free(j->text);
+    cake_api_request_deinit(&j->req);
+    free(j);
+}
+
+static void give_up(cake_job *j) {
+    j->x = NULL;
+    if (j->answered) return;
+    atomic_store(&j->canceled, true);
+    cake_queue_push(j->server->to_loop, &cake_serve_signal);
+}
+
+static void on_gone(void *arg, cake_exchange *x) {
+    (void)arg;
+    cake_job *j = cake_exchange_get(x);
+    if (j) give_up(j);
+}
+
+/* One server-sent event; o is taken. */
+static void stream_json(cake_job *j, json_object *o) {
+    if (j->x) {
+        size_t len;
+        const char *text = json_text(o, &len);
+        cake_text t = {0};
+        t.cap = len + 16;
+        t.v = cake_malloc(t.cap);
+        memcpy(t.v, "data: ", 6);
+        memcpy(t.v + 6, text, len);
+        memcpy(t.v + 6 + len, "\n\n", 2);
+        if (!cake_http_stream_write(j->x, t.v, len + 8)) give_up(j);
+        free(t.v);
+        j->last_write_ms = cake_now_ms();
+    }
+    json_object_put(o);
+}
+
+static void stream_begin(cake_job *j) {
+    cake_http_header(j->x, "Cache-Control", "no-cache");
+    cake_http_header(j->x, "X-Accel-Buffering", "no");
+    cake_http_stream_begin(j->x, 200, "text/event-stream");
+    j->streaming = true;
+    j->last_write_ms = cake_now_ms();
+    cake_reply_head h = head_of(j);
+    if (j->req.kind != CAKE_API_CHAT) return;
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        json_object *o = cake_reply_new(&h);
+        cake_reply_choice(o, &h, i, "", 0, NULL, CAKE_FINISH_NONE, true);
+        stream_json(j, o);
+    }
+}
+
+static void stream_text(cake_job *j, cake_choice *c, const cake_event *e) {
+    cake_reply_head h = head_of(j);
+    json_object *o = cake_reply_new(&h);
+    json_object *lp = e->logprob ? cake_reply_logprobs(j->req.kind, j->server->engine.tokenizer,
+                                                       e->logprob, 1, c->n_bytes)
+                                 : NULL;
+    cake_reply_choice(o, &h, c->index, e->text, e->len, lp, CAKE_FINISH_NONE, false);
+    stream_json(j, o);
+}
+
+static void keep_text(cake_choice *c, const cake_event *e) {
+    if (e->len) {
+        if (c->text.n + e->len > c->text.cap) {
+            c->text.cap = 2 * (c->text.n + e->len);
+            c->text.v = cake_realloc(c->text.v, c->text.cap);
+        }
+        memcpy(c->text.v + c->text.n, e->text, e->len);
+        c->text.n += e->len;
+    }
+    if (!e->logprob) return;
+    if ((c->n_logprobs & (c->n_logprobs - 1)) == 0) /* room doubles at powers of two */
+        c->logprobs = cake_realloc(c->logprobs, (c->n_logprobs ? 2 * c->n_logprobs : 1) *
+                                                    sizeof *c->logprobs);
+    c->logprobs[c->n_logprobs++] = *e->logprob;
+}
+
+static void add_usage(cake_job *j, json_object *o) {
+    uint64_t prompt = 0, generated = 0;
+    for (size_t i = 0; i < j->req.n_prompts; i++) prompt += j->ids[i].n;
+    for (uint32_t i = 0; i < j->n_choices; i++) generated += j->choices[i].n_generated;
+    cake_reply_usage(o, prompt, generated);
+}
+
+static void reply_completion(cake_job *j) {
+    cake_reply_head h = head_of(j);
+    json_object *o = cake_reply_new(&h);
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        cake_choice *c = &j->choices[i];
+        json_object *lp =
+            j->req.logprobs ? cake_reply_logprobs(j->req.kind, j->server->engine.tokenizer,
+                                                  c->logprobs, c->n_logprobs, 0)
+                            : NULL;
+        cake_reply_choice(o, &h, i, c->text.v, c->text.n, lp, c->finish, true);
+    }
+    add_usage(j, o);
+    reply_json(j->x, 200, o);
+}
+
+static void reply_prepared(cake_job *j) {
+    json_object *o = json_object_new_object();
+    if (j->req.kind == CAKE_API_TOKENIZE) {
+        json_object *a = json_object_new_array();
+        for (size_t i = 0; i < j->ids[0].n; i++) {
+            json_object *id = json_object_new_int64(j->ids[0].v[i]), *p = id;
+            if (j->req.with_pieces) {
+                p = json_object_new_object();
+                json_object_object_add(p, "id", id);
+                json_object_object_add(
+                    p, "piece",
+                    cake_reply_token_text(j->server->engine.tokenizer, j->ids[0].v[i]));
+            }
+            json_object_array_add(a, p);
+        }
+        json_object_object_add(o, "tokens", a);
+    } else {
+        json_object_object_add(o, j->req.kind == CAKE_API_TEMPLATE ? "prompt" : "content",
+                               json_object_new_string_len(j->text, (int)j->text_len));
+    }
+    reply_json(j->x, 200, o);
+}
+
+static void end_stream(cake_job *j) {
+    if (j->req.include_usage) {
+        cake_reply_head h = head_of(j);
+        json_object *o = cake_reply_new(&h);
+        add_usage(j, o);
+        stream_json(j, o);
+    }
+    if (j->x && !cake_http_stream_write(j->x, "data: [DONE]\n\n", 14)) give_up(j);
+    if (j->x) cake_http_stream_end(j->x);
+}
+
+static void on_over(cake_job *j) {
+    cake_metrics *m = &j->server->metrics;
+    if (j->n_choices)
+        cake_histogram_add(&m->duration, (cake_now_ns() - j->start_ns) / 1000);
+    if (!j->answered) {
+        bool there = j->x != NULL;
+        atomic_fetch_add(there ? &m->completed : &m->canceled, 1);
+        j->answered = true;
+        if (there && j->n_choices == 0)
+            reply_prepared(j);
+        else if (there && j->streaming)
+            end_stream(j);
+        else if (there)
+            reply_completion(j);
+    }
+    job_free(j);
+}
+
+static void on_error(cake_job *j, const cake_api_error *e) {
+    if (!j->x || j->answered) return;
+    cake_exchange *x = j->x;
+    j->answered = true;
+    if (j->streaming) {
+        atomic_fetch_add(&j->server->metrics.failed, 1);
+        stream_json(j, cake_reply_error(e));
+        if (j->x) cake_http_stream_end(x);
+        j->x = NULL;
+    } else {
+        j->x = NULL;
+        if (e->http >= 500) atomic_fetch_add(&j->server->metrics.failed, 1);
+        reply_error(j->server, x, e);
+    }
+}
+
+static void on_job_event(cake_event *e) {
+    cake_job *j = e->job;
+    cake_choice *c = j->choices ? &j->choices[e->choice] : NULL;
+    switch (e->kind) {
+    case CAKE_EVENT_STARTED:
+        if (j->x && j->req.stream) stream_begin(j);
+        break;
+    case CAKE_EVENT_TEXT:
+        if (j->streaming) {
+            if (j->x) stream_text(j, c, e);
+        } else {
+            keep_text(c, e);
+        }
+        c->n_bytes += e->len;
+        break;
+    case CAKE_EVENT_FINISH:
+        c->finish = e->finish;
+        c->n_generated = e->n_generated;
+        if (j->streaming && j->x) {
+            cake_reply_head h = head_of(j);
+            json_object *o = cake_reply_new(&h);
+            cake_reply_choice(o, &h, c->index, "", 0, NULL, c->finish, false);
+            stream_json(j, o);
+        }
+        break;
+    case CAKE_EVENT_ERROR: on_error(j, e->error); break;
+    case CAKE_EVENT_OVER: on_over(j); break;
+    }
+}
+
+static void on_wake(void *arg) {
+    cake_serve *s = arg;
+    for (int i = 0; i < 256; i++) { /* let connections have their turn too */
+        cake_event *e = cake_queue_pop(s->to_http, 0, 0);
+        if (!e) return;
+        on_job_event(e);
+        cake_event_free(e);
+    }
+}
+
+static void on_tick(void *arg) {
+    cake_serve *s = arg;
+    int64_t now = cake_now_ms();
+    for (cake_job *j = s->jobs; j; j = j->next) {
+        if (!j->x || !j->streaming || j->answered || now - j->last_write_ms < KEEP_ALIVE_MS)
+            continue;
+        j->last_write_ms = now;
+        if (!cake_http_stream_write(j->x, ": keep-alive\n\n", 14)) give_up(j);
+    }
+}
+
+/* ---- routes ---- */
+
+static void new_job(cake_serve *s, cake_exchange *x, cake_api_request *r) {
+    cake_job *j = cake_calloc(1, sizeof *j);
+    j->server = s;
+    j->req = *r;
+    j->created = time(NULL);
+    j->start_ns = cake_now_ns();
+    j->x = x;
+    uint64_t salt = 0;
+    if (getrandom(&salt, sizeof salt, 0) != sizeof salt) salt = cake_now_ns();
+    if (!r->has_seed) j->req.sampler.seed = salt;
+    snprintf(j->id, sizeof j->id, "%s-%016" PRIx64 "%04" PRIx64,
+             r->kind == CAKE_API_CHAT ? "chatcmpl" : "cmpl", salt * 0x9E3779B97F4A7C15u,
+             ++s->next_id & 0xffff);
+    if (r->kind == CAKE_API_CHAT || r->kind == CAKE_API_COMPLETION) {
+        j->n_choices = (uint32_t)r->n_prompts * r->n;
+        j->choices = cake_calloc(j->n_choices, sizeof *j->choices);
+        for (uint32_t i = 0; i < j->n_choices; i++) {
+            j->choices[i].job = j;
+            j->choices[i].index = i;
+            j->choices[i].prompt = i / r->n;
+        }
+    }
+    s->n_outstanding += j->n_choices ? j->n_choices : 1;
+    j->next = s->jobs;
+    if (j->next) j->next->prev = j;
+    s->jobs = j;
+    cake_exchange_set(x, j);
+    cake_queue_push(s->to_prepare, j);
+}
+
+static bool ready(cake_serve *s, cake_api_error *e) {
+    int state = atomic_load(&s->state);
+    if (state == CAKE_SERVE_READY) return true;
+    return cake_api_fail(e, 503, "server_error", "unavailable", NULL, "%s",
+                         state == CAKE_SERVE_LOADING
+                             ? "the model is being loaded; try again"
+                             : "a worker was lost; the model is being loaded again");
+}
+
+/* A name that ends the same way is the same model for us: clients keep organisations and paths. */
+static bool is_model(const cake_serve *s, const char *name) {
+    return !name || !*name || strcmp(name, s->config.model) == 0 || strcmp(name, "default") == 0;
+}
+
+static bool accept_job(cake_serve *s, cake_exchange *x, cake_api_kind kind, cake_api_error *e) {
+    size_t len;
+    const char *body = cake_exchange_body(x, &len);
+    cake_api_request r;
+    if (!cake_api_parse(&r, kind, body, len, &s->config.defaults, e)) return false;
+    bool ok = true;
+    if (!is_model(s, r.model))
+        ok = cake_api_fail(e, 404, "invalid_request_error", "model_not_found", "model",
+                           "this server has only the model '%s'", s->config.model);
+    ok = ok && ready(s, e);
+    uint32_t n = r.n_prompts ? (uint32_t)r.n_prompts * r.n : 1;
+    if (ok && s->n_outstanding && s->n_outstanding + n > s->engine.sequences + s->config.queue)
+        ok = cake_api_fail(e, 429, "rate_limit_error", "queue_full", NULL,
+                           "%u requests are being answered or waiting already; try again",
+                           s->n_outstanding);
+    if (ok)
+        new_job(s, x, &r);
+    else
+        cake_api_request_deinit(&r);
+    return ok;
+}
+
+static void get_health(cake_serve *s, cake_exchange *x) {
+    int state = atomic_load(&s->state);
+    json_object *o = json_object_new_object();
+    json_object_object_add(o, "status",
+                           json_object_new_string(state == CAKE_SERVE_READY     ? "ok"
+                                                  : state == CAKE_SERVE_LOADING ? "loading"
+                                                                                : "unavailable"));
+    if (state != CAKE_SERVE_READY) cake_http_header(x, "Retry-After", "1");
+    reply_json(x, state == CAKE_SERVE_READY ? 200 : 503, o);
+}
+
+static uint32_t known_context(cake_serve *s) {
+    return atomic_load(&s->state) == CAKE_SERVE_READY ? s->engine.context : 0;
+}
+
+static void get_models(cake_serve *s, cake_exchange *x) {
+    json_object *o = json_object_new_object(), *data = json_object_new_array();
+    json_object_array_add(data, cake_reply_model(s->config.model, s->started, known_context(s)));
+    json_object_object_add(o, "object", json_object_new_string("list"));
+    json_object_object_add(o, "data", data);
+    reply_json(x, 200, o);
+}
+
+static void get_metrics(cake_serve *s, cake_exchange *x) {
+    cake_text t = {0};
+    cake_http_stats st;
+    cake_http_stats_get(s->http, &st);
+    cake_metrics_print(&s->metrics, &t);
+    cake_text_add(&t,
+                  "# HELP cake_up The model can produce tokens.\n# TYPE cake_up gauge\n"
+                  "cake_up %d\n"
+                  "# HELP cake_jobs Requests that have not ended inside.\n# TYPE cake_jobs gauge\n"
+                  "cake_jobs %u\n"
+                  "# HELP cake_http_connections Open connections.\n"
+                  "# TYPE cake_http_connections gauge\ncake_http_connections %u\n"
+                  "# HELP cake_http_requests_total Requests read.\n"
+                  "# TYPE cake_http_requests_total counter\ncake_http_requests_total %" PRIu64 "\n",
+                  atomic_load(&s->state) == CAKE_SERVE_READY, s->n_outstanding, st.open,
+                  st.requests);
+    cake_http_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", t.v, t.n);
+    free(t.v);
+}
+
+/* %XX undone, for names of models with a slash. */
+static void unescape(const char *in, char *out, size_t cap) {
+    size_t n = 0;
+    for (; *in && n + 1 < cap; in++) {
+        char hex[3] = {0};
+        if (*in == '%' && in[1] && in[2]) {
+            char *end;
+            memcpy(hex, in + 1, 2);
+            long v = strtol(hex, &end, 16);
+            if (*end == 0 && v > 0) {
+                out[n++] = (char)v;
+                in += 2;
+                continue;
+            }
+        }
+        out[n++] = *in;
+    }
+    out[n] = 0;
+}
+
+static bool get_model(cake_serve *s, cake_exchange *x, const char *escaped, cake_api_error *e) {
+    char name[300];
+    unescape(escaped, name, sizeof name);
+    if (strcmp(name, s->config.model) != 0)
+        return cake_api_fail(e, 404, "invalid_request_error", "model_not_found", "model",
+                             "this server has only the model '%s'", s->config.model);
+    reply_json(x, 200, cake_reply_model(s->config.model, s->started, known_context(s)));
+    return true;
+}
+
+typedef enum { R_NONE, R_HEALTH, R_MODELS, R_MODEL, R_METRICS, R_JOB } route_kind;
+typedef struct {
+    const char *path;
+    route_kind kind;
+    cake_api_kind job;
+} route;
+
+static const route routes[] = {
+    {"/health", R_HEALTH, 0},
+    {"/v1/health", R_HEALTH, 0},
+    {"/v1/models", R_MODELS, 0},
+    {"/models", R_MODELS, 0},
+    {"/metrics", R_METRICS, 0},
+    {"/v1/chat/completions", R_JOB, CAKE_API_CHAT},
+    {"/chat/completions", R_JOB, CAKE_API_CHAT},
+    {"/v1/completions", R_JOB, CAKE_API_COMPLETION},
+    {"/completions", R_JOB, CAKE_API_COMPLETION},
+    {"/tokenize", R_JOB, CAKE_API_TOKENIZE},
+    {"/detokenize", R_JOB, CAKE_API_DETOKENIZE},
+    {"/apply-template", R_JOB, CAKE_API_TEMPLATE},
+};
+
+static route find_route(const char *path) {
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++)
+        if (strcmp(path, routes[i].path) == 0) return routes[i];
+    if (strncmp(path, "/v1/models/", 11) == 0 && path[11]) return (route){path + 11, R_MODEL, 0};
+    return (route){NULL, R_NONE, 0};
+}
+
+/* False: *e is the answer. */
+static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_error *e) {
+    const cake_http_head *h = cake_exchange_head(x);
+    const char *host = cake_http_head_field(h, "host");
+    const char *origin = cake_http_head_field(h, "origin");
+    bool cors;
+    if (!cake_access_host_ok(&s->access, host))
+        return cake_api_fail(e, 403, "permission_error", "host_not_allowed", NULL,
+                             "the Host header names another machine; use an address, localhost, "
+                             "or the name of this machine");
+    if (!cake_access_origin_ok(&s->access, origin, host, &cors))
+        return cake_api_fail(e, 403, "permission_error", "origin_not_allowed", NULL,
+                             "pages of this origin may not use this server; allow it with --cors");
+    if (cors) {
+        cake_http_header(x, "Access-Control-Allow-Origin", origin);
+        cake_http_header(x, "Vary", "Origin");
+    }
+    if (strcmp(h->method, "OPTIONS") == 0) {
+        cake_http_header(x, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+        cake_http_header(x, "Access-Control-Allow-Headers",
+                         "Authorization, Content-Type, X-Requested-With");
+        cake_http_header(x, "Access-Control-Max-Age", "600");
+        cake_http_reply(x, 204, NULL, NULL, 0);
+        return true;
+    }
+    route r = find_route(h->path);
+    if (r.kind != R_HEALTH && !cake_access_key_ok(&s->access, cake_http_head_field(h, "authorization")))
+        return cake_api_fail(e, 401, "authentication_error", "invalid_api_key", NULL,
+                             "the API key is missing or wrong; send 'Authorization: Bearer KEY'");
+    if (r.kind == R_NONE)
+        return cake_api_fail(e, 404, "invalid_request_error", "not_found", NULL,
+                             "there is nothing at this path");
+    bool get = strcmp(h->method, "GET") == 0 || strcmp(h->method, "HEAD") == 0;
+    if (r.kind == R_JOB ? strcmp(h->method, "POST") != 0 : !get) {
+        cake_http_header(x, "Allow", r.kind == R_JOB ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
+        return cake_api_fail(e, 405, "invalid_request_error", "method_not_allowed", NULL,
+                             "this path takes %s", r.kind == R_JOB ? "POST" : "GET");
+    }
+    switch (r.kind) {
+    case R_HEALTH: get_health(s, x); return true;
+    case R_MODELS: get_models(s, x); return true;
+    case R_MODEL: return get_model(s, x, r.path, e);
+    case R_METRICS: get_metrics(s, x); return true;
+    default: return accept_job(s, x, r.job, e);
+    }
+}
+
+static void on_request(void *arg, cake_exchange *x) {
+    cake_api_error e;
+    if (!serve_request(arg, x, &e)) reply_error(arg, x, &e);
+}
+
+/* ---- life ---- */
+
+static void *http_thread(void *arg) {
+    cake_http_run(((cake_serve *)arg)->http);
+    return NULL;
+}
+
+static cake_status start_threads(cake_serve *s, cake_error *err) {
+    s->prepare_runs = pthread_create(&s->prepare_thread, NULL, cake_serve_prepare_thread, s) == 0;
+    s->http_runs = s->prepare_runs && pthread_create(&s->http_thread, NULL, http_thread, s) == 0;
+    return s->http_runs ? CAKE_OK : cake_fail(err, CAKE_ENOMEM, "cannot start a thread");
+}
+
+cake_status cake_serve_open(cake_serve **out, const cake_serve_config *c, cake_error *err) {
+    cake_serve *s = cake_calloc(1, sizeof *s);
+    s->config = *c;
+    s->started = time(NULL);
+    s->to_prepare = cake_queue_new();
+    s->to_loop = cake_queue_new();
+    s->to_http = cake_queue_new();
+    cake_http_config hc = {.arg = s,
+                           .request = on_request,
+                           .gone = on_gone,
+                           .refused = on_refused,
+                           .tick = on_tick,
+                           .wake_fd = cake_queue_fd(s->to_http),
+                           .wake = on_wake,
+                           .body_max = CAKE_API_BODY_MAX,
+                           .connections_max = CONNECTIONS_MAX};
+    cake_status st = cake_access_init(&s->access, c->api_key_file, c->api_key, err);
+    if (st == CAKE_OK) st = cake_http_open(&s->http, c->address, &hc, err);
+    if (st == CAKE_OK && !cake_http_is_loopback(s->http) && s->access.n_keys == 0 &&
+        !c->insecure_no_auth)
+        st = cake_fail(err, CAKE_ECONFIG,
+                       "--api %s can be reached by other machines: give --api-key-file FILE or "
+                       "CAKE_API_KEY, or --insecure-no-auth if anyone may use it",
+                       c->address);
+    if (st == CAKE_OK) {
+        bool v6 = strchr(cake_http_host(s->http), ':') != NULL;
+        s->access.host = cake_http_host(s->http);
+        s->access.cors = c->cors;
+        snprintf(s->url, sizeof s->url, "http://%s%s%s:%u", v6 ? "[" : "", s->access.host,
+                 v6 ? "]" : "", cake_http_port(s->http));
+        st = start_threads(s, err);
+    }
+    if (st == CAKE_OK)
+        *out = s;
+    else
+        cake_serve_close(s);
+    return st;
+}
+
+void cake_serve_close(cake_serve *s) {
+    if (!s) return;
+    if (s->prepare_runs) {
+        cake_queue_push(s->to_prepare, &cake_serve_signal);
+        pthread_join(s->prepare_thread, NULL);
+    }
+    if (s->http_runs) {
+        cake_http_stop(s->http);
+        pthread_join(s->http_thread, NULL);
+    }
+    /* Nobody else runs now; the last errors still go out, as far as sockets take them at once. */
+    for (cake_event *e; (e = cake_queue_pop(s->to_http, 0, 0));) {
+        on_job_event(e);
+        cake_event_free(e);
+    }
+    cake_http_close(s->http);
+    while (s->jobs) job_free(s->jobs);
+    while (cake_queue_pop(s->to_prepare, 0, 0)) continue;
+    while (cake_queue_pop(s->to_loop, 0, 0)) continue;
+    cake_queue_free(s->to_prepare);
+    cake_queue_free(s->to_loop);
+    cake_queue_free(s->to_http);
+    free(s);
+}
+
+const char *cake_serve_url(const cake_serve *s) { return s->url; }
+
+void cake_serve_set_engine(cake_serve *s, const cake_serve_engine *e) { s->engine = *e; }

@@ -1,0 +1,50 @@
+/* The OpenAI-compatible server: three threads and queues between them.
+ *
+ *   HTTP thread      connections, checks, replies             (http.c, server.c)
+ *   prepare thread   chat template, tokenizer                 (jobs.c)
+ *   caller's thread  scheduler and cluster, sampling, text    (jobs.c, cake_serve_loop)
+ *
+ * A job goes HTTP -> prepare -> loop, its text comes back to HTTP as events; the HTTP thread alone
+ * frees it, after its last event. A client that leaves sets a flag that each thread heeds. */
+#ifndef CAKE_MASTER_SERVER_SERVER_H
+#define CAKE_MASTER_SERVER_SERVER_H
+
+#include "master/cluster/cluster.h"
+#include "master/generate/generate.h"
+#include "master/template/template.h"
+
+typedef struct cake_serve cake_serve;
+
+typedef struct {
+    const char *address;      /* HOST:PORT */
+    const char *api_key_file; /* NULL */
+    const char *api_key;      /* NULL or "" */
+    const char *cors;         /* origins, NULL */
+    const char *model;        /* the name clients use */
+    bool insecure_no_auth;
+    uint32_t queue; /* sequences that may wait */
+    cake_sampler_params defaults;
+} cake_serve_config;
+
+/* What answers are made with; borrowed, must outlive the server. */
+typedef struct {
+    const cake_tokenizer *tokenizer;
+    const cake_chat_template *chat; /* NULL: the model has no chat form */
+    cake_eos eos;
+    uint32_t n_vocab, context, sequences;
+} cake_serve_engine;
+
+/* Listen, and answer at once: 503 to what needs the model until cake_serve_loop runs. Strings are
+ * borrowed. CAKE_ECONFIG: an address that others can reach, without a key. */
+cake_status cake_serve_open(cake_serve **out, const cake_serve_config *c, cake_error *err);
+void cake_serve_close(cake_serve *s);
+/* "http://HOST:PORT" */
+const char *cake_serve_url(const cake_serve *s);
+
+/* Once, before the first loop. */
+void cake_serve_set_engine(cake_serve *s, const cake_serve_engine *e);
+/* Serve over the deployed plan until it fails or the user interrupts (CAKE_ECANCELED). Requests
+ * that are under way then end with an error. May be called again with a new deployment. */
+cake_status cake_serve_loop(cake_serve *s, cake_cluster *c, cake_error *err);
+
+#endif
