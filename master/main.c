@@ -9,6 +9,7 @@ static cake_status run_verb(cake_master_options *o, const cake_cli *cli, cake_er
     if (st != CAKE_OK) return st;
     switch (cli->verb) {
     case CAKE_VERB_RUN: return cake_command_run(o, err);
+    case CAKE_VERB_SERVE: return cake_command_serve(o, err);
     case CAKE_VERB_PLAN: return cake_command_plan(o, err);
     case CAKE_VERB_BUNDLE: return cake_command_bundle(o, err);
     case CAKE_VERB_WORKERS: return cake_command_workers(o, err);

@@ -20,9 +20,11 @@ static const char *const level_choices[] = {"debug", "info", "warn", "error", "n
 #define V(verb) (1u << CAKE_VERB_##verb)
 enum {
     RUN = V(RUN),
-    MODEL = V(RUN) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR),
-    PLANS = V(RUN) | V(PLAN) | V(BUNDLE) | V(BENCH),
-    NET = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(BENCH) | V(DOCTOR),
+    SERVE = V(SERVE),
+    SAMPLES = V(RUN) | V(SERVE),
+    MODEL = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR),
+    PLANS = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH),
+    NET = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(BENCH) | V(DOCTOR),
     KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN),
     LISTS = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(CLUSTER_SHOW) | V(BENCH) | V(DOCTOR) |
             V(VERSION),
@@ -50,21 +52,21 @@ static const cake_opt opts[] = {
      CAKE_OPT_FILE | CAKE_OPT_CMDLINE, "Model and prompt",
      "write the logits of every sampled position to FILE: raw little-endian f32, one row each"},
 
-    {"temperature", 't', CAKE_OPT_FLOAT, AT(temperature), "T", "0.8", 0, 100, NULL, RUN, 0,
+    {"temperature", 't', CAKE_OPT_FLOAT, AT(temperature), "T", "0.8", 0, 100, NULL, SAMPLES, 0,
      "Sampling", "randomness; 0 always takes the likeliest token"},
-    {"top-k", 0, CAKE_OPT_INT, AT(top_k), "K", "40", 0, 1 << 24, NULL, RUN, 0, "Sampling",
+    {"top-k", 0, CAKE_OPT_INT, AT(top_k), "K", "40", 0, 1 << 24, NULL, SAMPLES, 0, "Sampling",
      "choose among the K likeliest tokens; 0: all"},
-    {"top-p", 0, CAKE_OPT_FLOAT, AT(top_p), "P", "0.95", 0, 1, NULL, RUN, 0, "Sampling",
+    {"top-p", 0, CAKE_OPT_FLOAT, AT(top_p), "P", "0.95", 0, 1, NULL, SAMPLES, 0, "Sampling",
      "choose among the likeliest tokens that hold probability P together; 1: all"},
-    {"min-p", 0, CAKE_OPT_FLOAT, AT(min_p), "P", "0", 0, 1, NULL, RUN, 0, "Sampling",
+    {"min-p", 0, CAKE_OPT_FLOAT, AT(min_p), "P", "0", 0, 1, NULL, SAMPLES, 0, "Sampling",
      "drop tokens less than P times as likely as the likeliest; 0: none"},
-    {"repeat-penalty", 0, CAKE_OPT_FLOAT, AT(repeat_penalty), "X", "1", 0.01, 100, NULL, RUN, 0,
+    {"repeat-penalty", 0, CAKE_OPT_FLOAT, AT(repeat_penalty), "X", "1", 0.01, 100, NULL, SAMPLES, 0,
      "Sampling", "make tokens that occurred less likely; 1: off"},
-    {"repeat-last-n", 0, CAKE_OPT_INT, AT(repeat_last_n), "N", "128", 0, 1 << 24, NULL, RUN, 0,
+    {"repeat-last-n", 0, CAKE_OPT_INT, AT(repeat_last_n), "N", "128", 0, 1 << 24, NULL, SAMPLES, 0,
      "Sampling", "how many tokens the penalties look back; 0: none"},
-    {"presence-penalty", 0, CAKE_OPT_FLOAT, AT(presence_penalty), "X", "0", -2, 2, NULL, RUN, 0,
+    {"presence-penalty", 0, CAKE_OPT_FLOAT, AT(presence_penalty), "X", "0", -2, 2, NULL, SAMPLES, 0,
      "Sampling", "subtract X from the logit of every token that occurred"},
-    {"frequency-penalty", 0, CAKE_OPT_FLOAT, AT(frequency_penalty), "X", "0", -2, 2, NULL, RUN, 0,
+    {"frequency-penalty", 0, CAKE_OPT_FLOAT, AT(frequency_penalty), "X", "0", -2, 2, NULL, SAMPLES, 0,
      "Sampling", "subtract X from the logit of a token for each time it occurred"},
     {"seed", 0, CAKE_OPT_INT, AT(seed), "N", "-1", -1, 9007199254740992.0, NULL, RUN, 0, "Sampling",
      "seed of the random choice; the same seed gives the same text on any cluster; -1: a new one "
@@ -108,6 +110,28 @@ static const cake_opt opts[] = {
     {"out", 'o', CAKE_OPT_STRING, AT(out), "DIR", NULL, 0, 0, NULL, 1u << CAKE_VERB_BUNDLE,
      CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Cluster", "folder to write the bundles to"},
 
+    {"api", 0, CAKE_OPT_STRING, AT(api), "HOST:PORT", "127.0.0.1:8080", 0, 0, NULL, SERVE, 0,
+     "Serving",
+     "address to serve on; one that other machines can reach needs an API key, or "
+     "--insecure-no-auth"},
+    {"sequences", 0, CAKE_OPT_INT, AT(sequences), "N", "8", 1, 256, NULL, SERVE, 0, "Serving",
+     "requests computed at once; each has room for the whole --context"},
+    {"queue", 0, CAKE_OPT_INT, AT(queue), "N", "64", 0, 1000, NULL, SERVE, 0, "Serving",
+     "requests that may wait; the next is told to come again (429)"},
+    {"api-key-file", 0, CAKE_OPT_STRING, AT(api_key_file), "FILE", NULL, 0, 0, NULL, SERVE,
+     CAKE_OPT_FILE, "Serving",
+     "file with the API keys that clients must send, one a line; CAKE_API_KEY in the environment "
+     "holds one more"},
+    {"insecure-no-auth", 0, CAKE_OPT_FLAG, AT(insecure_no_auth), NULL, NULL, 0, 0, NULL, SERVE, 0,
+     "Serving", "let anyone who reaches the address use it, without an API key"},
+    {"cors", 0, CAKE_OPT_STRING, AT(cors), "ORIGINS", NULL, 0, 0, NULL, SERVE, 0, "Serving",
+     "web pages that may use the server: origins such as https://chat.example, comma-separated; "
+     "'*' for all"},
+    {"model-name", 0, CAKE_OPT_STRING, AT(model_name), "NAME", NULL, 0, 0, NULL, SERVE, 0,
+     "Serving", "what clients call the model; the last part of --model by default"},
+    {"chat-template", 0, CAKE_OPT_STRING, AT(chat_template), "FILE", NULL, 0, 0, NULL, SERVE,
+     CAKE_OPT_FILE, "Serving", "Jinja chat template to use instead of the model's own"},
+
     {"json", 0, CAKE_OPT_FLAG, AT(json), NULL, NULL, 0, 0, NULL, LISTS, 0, "Output", "print JSON"},
     {"color", 0, CAKE_OPT_ENUM, AT(color), "WHEN", "auto", 0, 0, color_choices, 0, 0, "Output",
      "colours on a terminal; NO_COLOR is respected"},
@@ -126,6 +150,12 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
         {"run", "[PROMPT]", 0, 1, "answer one prompt, text on standard output",
          "Looks for workers, plans, sends each its layers, and prints the completion. Without "
          "workers the model runs on this machine alone."},
+    [CAKE_VERB_SERVE] =
+        {"serve", NULL, 0, 0, "answer HTTP requests as the OpenAI API does",
+         "Brings the cluster up once and serves /v1/chat/completions, /v1/completions, /v1/models, "
+         "/tokenize, /detokenize, /apply-template, /health and /metrics. The sampling options are "
+         "the defaults of requests that do not say otherwise. Chats need a chat template, the "
+         "model's own or --chat-template."},
     [CAKE_VERB_PLAN] =
         {"plan", NULL, 0, 0, "show which machine would hold which layers, and why",
          "Prints stages, memory, expected tokens per second and a reason for each machine, "
@@ -172,7 +202,7 @@ const cake_cli_program cake_master_program = {
 
 cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cli,
                                       cake_error *err) {
-    bool needs_model = cli->verb == CAKE_VERB_RUN || cli->verb == CAKE_VERB_PLAN ||
+    bool needs_model = cli->verb == CAKE_VERB_RUN || cli->verb == CAKE_VERB_SERVE || cli->verb == CAKE_VERB_PLAN ||
                        cli->verb == CAKE_VERB_BUNDLE || cli->verb == CAKE_VERB_BENCH;
     if (cli->verb == CAKE_VERB_RUN) {
         if (cli->n_args) {

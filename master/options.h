@@ -8,6 +8,7 @@
 
 enum { /* cake_cli.verb; the order of the table */
        CAKE_VERB_RUN,
+       CAKE_VERB_SERVE,
        CAKE_VERB_PLAN,
        CAKE_VERB_BUNDLE,
        CAKE_VERB_WORKERS,
@@ -20,9 +21,9 @@ enum { /* cake_cli.verb; the order of the table */
        CAKE_VERB_COUNT
 };
 
-enum { CAKE_COMPUTE_INT8, CAKE_COMPUTE_F32 };             /* --compute */
-enum { CAKE_OPTION_WIRE_F32, CAKE_OPTION_WIRE_F16, CAKE_OPTION_WIRE_Q8 };      /* --wire */
-enum { CAKE_OPTIMIZE_LATENCY, CAKE_OPTIMIZE_THROUGHPUT }; /* --optimize */
+enum { CAKE_COMPUTE_INT8, CAKE_COMPUTE_F32 };                             /* --compute */
+enum { CAKE_OPTION_WIRE_F32, CAKE_OPTION_WIRE_F16, CAKE_OPTION_WIRE_Q8 }; /* --wire */
+enum { CAKE_OPTIMIZE_LATENCY, CAKE_OPTIMIZE_THROUGHPUT };                 /* --optimize */
 
 typedef struct {
     /* model and prompt */
@@ -60,6 +61,14 @@ typedef struct {
     bool insecure;
     const char *out; /* bundle: folder */
     bool force;      /* cluster create/join: replace a stored key */
+    /* serving */
+    const char *api;          /* HOST:PORT */
+    int64_t sequences, queue; /* computed at once, waiting */
+    const char *api_key_file; /* NULL */
+    bool insecure_no_auth;
+    const char *cors;          /* NULL */
+    const char *model_name;    /* NULL: from the model's path */
+    const char *chat_template; /* file; NULL: the model's */
     /* output */
     bool json;
     int color;      /* cake_color */

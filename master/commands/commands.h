@@ -6,6 +6,7 @@
 #include "master/options.h"
 
 cake_status cake_command_run(const cake_master_options *o, cake_error *err);
+cake_status cake_command_serve(const cake_master_options *o, cake_error *err);
 cake_status cake_command_plan(const cake_master_options *o, cake_error *err);
 cake_status cake_command_bundle(const cake_master_options *o, cake_error *err);
 cake_status cake_command_workers(const cake_master_options *o, cake_error *err);

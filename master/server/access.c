@@ -49,7 +49,8 @@ cake_status cake_access_init(cake_access *a, const char *file, const char *value
         if (st == CAKE_OK && a->n_keys == 0)
             st = cake_fail(err, CAKE_ECONFIG, "%s: no API key in it", file);
     }
-    if (st == CAKE_OK && value && *value) st = add_key(a, value, strlen(value), "CAKE_API_KEY", err);
+    if (st == CAKE_OK && value && *value)
+        st = add_key(a, value, strlen(value), "CAKE_API_KEY", err);
     return st;
 }
 

@@ -1,5 +1,5 @@
-/* HTTP over libevent's bufferevents: see http.h. evhttp is not used because it stops reading while a
- * request is answered, so it would not notice a client that leaves. */
+/* HTTP over libevent's bufferevents: see http.h. evhttp is not used because it stops reading while
+ * a request is answered, so it would not notice a client that leaves. */
 #include "master/server/http.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -318,8 +318,10 @@ static bool read_chunked(cake_exchange *x, struct evbuffer *in) {
         return true;
     default: /* TRAILER: ignored up to the empty line */
         if (!read_line(in, line, sizeof line, &len, &too_long)) break;
-        if (len == 0) set_state(x, BODY), x->want = 0;
-        else if (x->n_headers++ > 32) return refuse(x, 431), false;
+        if (len == 0)
+            set_state(x, BODY), x->want = 0;
+        else if (x->n_headers++ > 32)
+            return refuse(x, 431), false;
         return true;
     }
     if (too_long) refuse(x, 400);
@@ -489,10 +491,10 @@ static cake_status start_listening(cake_http *h, const char *address, cake_error
         return cake_fail(err, CAKE_EUNAVAIL, "cannot resolve '%s' to serve on: %s", h->host,
                          gai_strerror(rc));
     for (struct addrinfo *a = list; a && !h->listener; a = a->ai_next) {
-        h->listener = evconnlistener_new_bind(
-            h->base, on_accept, h,
-            LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE | LEV_OPT_DISABLED,
-            1024, a->ai_addr, (int)a->ai_addrlen);
+        h->listener = evconnlistener_new_bind(h->base, on_accept, h,
+                                              LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC |
+                                                  LEV_OPT_REUSEABLE | LEV_OPT_DISABLED,
+                                              1024, a->ai_addr, (int)a->ai_addrlen);
         h->loopback = loopback(a->ai_addr);
     }
     int why = errno;
@@ -558,14 +560,28 @@ void cake_http_stop(cake_http *h) {
     (void)!write(h->stop_fd, &one, sizeof one);
 }
 
-bool cake_http_is_loopback(const cake_http *h) { return h->loopback; }
-unsigned cake_http_port(const cake_http *h) { return h->port; }
-const char *cake_http_host(const cake_http *h) { return h->host; }
-void cake_http_stats_get(const cake_http *h, cake_http_stats *out) { *out = h->stats; }
-const cake_http_head *cake_exchange_head(const cake_exchange *x) { return &x->head; }
+bool cake_http_is_loopback(const cake_http *h) {
+    return h->loopback;
+}
+unsigned cake_http_port(const cake_http *h) {
+    return h->port;
+}
+const char *cake_http_host(const cake_http *h) {
+    return h->host;
+}
+void cake_http_stats_get(const cake_http *h, cake_http_stats *out) {
+    *out = h->stats;
+}
+const cake_http_head *cake_exchange_head(const cake_exchange *x) {
+    return &x->head;
+}
 const char *cake_exchange_body(const cake_exchange *x, size_t *len) {
     *len = x->n_body;
     return x->body;
 }
-void cake_exchange_set(cake_exchange *x, void *data) { x->data = data; }
-void *cake_exchange_get(const cake_exchange *x) { return x->data; }
+void cake_exchange_set(cake_exchange *x, void *data) {
+    x->data = data;
+}
+void *cake_exchange_get(const cake_exchange *x) {
+    return x->data;
+}

@@ -20,7 +20,9 @@ static cake_event *event_new(cake_job *job, cake_event_kind kind, const char *te
     return e;
 }
 
-static void post(cake_event *e) { cake_queue_push(e->job->server->to_http, e); }
+static void post(cake_event *e) {
+    cake_queue_push(e->job->server->to_http, e);
+}
 
 void cake_serve_event(cake_job *job, cake_event_kind kind) {
     post(event_new(job, kind, NULL, 0));
@@ -58,9 +60,8 @@ static bool render(cake_job *j, cake_api_error *e) {
             e, 400, "invalid_request_error", "no_chat_template", "messages",
             "this model has no chat template; use /v1/completions, or start the server with "
             "--chat-template FILE");
-    cake_chat_request r = {.messages = j->req.messages,
-                           .add_generation_prompt = true,
-                           .extra_kwargs = j->req.kwargs};
+    cake_chat_request r = {
+        .messages = j->req.messages, .add_generation_prompt = true, .extra_kwargs = j->req.kwargs};
     cake_status st = cake_chat_template_apply(g->chat, &r, &j->text, &j->text_len, &err);
     if (st == CAKE_OK) return true;
     return cake_api_fail(e, 400, "invalid_request_error", "template_error", "messages",
@@ -120,9 +121,9 @@ static bool prepare(cake_job *j, cake_api_error *e) {
     case CAKE_API_COMPLETION:
         for (size_t i = 0; i < r->n_prompts; i++) {
             const cake_api_prompt *p = &r->prompt[i];
-            if (!(p->text ? encode(j, p->text, p->len, CAKE_TOK_ADD_SPECIAL, &j->ids[i], "prompt",
-                                   e)
-                          : take_ids(j, p->ids, &j->ids[i], "prompt", e)) ||
+            if (!(p->text
+                      ? encode(j, p->text, p->len, CAKE_TOK_ADD_SPECIAL, &j->ids[i], "prompt", e)
+                      : take_ids(j, p->ids, &j->ids[i], "prompt", e)) ||
                 !check_prompt(j, &j->ids[i], "prompt", e))
                 return false;
         }
@@ -255,8 +256,8 @@ static cake_status submit_choice(cake_choice *c, cake_error *err) {
     const cake_api_request *r = &j->req;
     const cake_ids *ids = &j->ids[c->prompt];
     uint64_t room = s->engine.context - ids->n + 1; /* the last token needs no position */
-    uint64_t max = r->max_tokens > 0 && (uint64_t)r->max_tokens < room ? (uint64_t)r->max_tokens
-                                                                       : room;
+    uint64_t max =
+        r->max_tokens > 0 && (uint64_t)r->max_tokens < room ? (uint64_t)r->max_tokens : room;
     cake_generation_config g = {.tokenizer = s->engine.tokenizer,
                                 .eos = &s->engine.eos,
                                 .sampler = r->sampler,

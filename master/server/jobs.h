@@ -71,8 +71,8 @@ typedef struct {
     uint32_t choice;
     cake_finish finish;
     uint64_t n_generated;
-    cake_api_error *error;        /* ERROR; owned */
-    cake_reply_logprob *logprob;  /* TEXT, or NULL; owned */
+    cake_api_error *error;       /* ERROR; owned */
+    cake_reply_logprob *logprob; /* TEXT, or NULL; owned */
     size_t len;
     char text[];
 } cake_event;

@@ -6,9 +6,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-static const uint64_t bound_us[CAKE_METRIC_BUCKETS] = {
-    1000,   2500,   5000,    10000,   25000,   50000,    100000,
-    250000, 500000, 1000000, 2500000, 5000000, 15000000, 60000000};
+static const uint64_t bound_us[CAKE_METRIC_BUCKETS] = {1000,    2500,    5000,     10000,   25000,
+                                                       50000,   100000,  250000,   500000,  1000000,
+                                                       2500000, 5000000, 15000000, 60000000};
 
 void cake_histogram_add(cake_histogram *h, uint64_t us) {
     for (size_t i = 0; i < CAKE_METRIC_BUCKETS; i++)
@@ -73,8 +73,10 @@ void cake_metrics_print(cake_metrics *m, cake_text *out) {
     const struct {
         const char *name;
         uint64_t v;
-    } how[] = {{"completed", atomic_load(&m->completed)}, {"failed", atomic_load(&m->failed)},
-               {"canceled", atomic_load(&m->canceled)},   {"rejected", atomic_load(&m->rejected)},
+    } how[] = {{"completed", atomic_load(&m->completed)},
+               {"failed", atomic_load(&m->failed)},
+               {"canceled", atomic_load(&m->canceled)},
+               {"rejected", atomic_load(&m->rejected)},
                {"invalid", atomic_load(&m->invalid)}};
     for (size_t i = 0; i < sizeof how / sizeof *how; i++)
         cake_text_add(out, "cake_requests_total{outcome=\"%s\"} %" PRIu64 "\n", how[i].name,

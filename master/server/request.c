@@ -72,7 +72,7 @@ static bool number_of(json_object *v, const char *key, double min, double max, d
 static bool get_float(json_object *o, const char *key, double min, double max, float *out,
                       cake_api_error *e) {
     json_object *v = member(o, key);
-    double d;
+    double d = 0;
     if (!v) return true;
     if (!number_of(v, key, min, max, &d, e)) return false;
     *out = (float)d;
@@ -290,7 +290,7 @@ static bool get_bias(cake_api_request *r, cake_api_error *e) {
     r->bias = cake_calloc(n + 1, sizeof *r->bias);
     json_object_object_foreach(o, key, value) {
         size_t len = strlen(key);
-        double d;
+        double d = 0;
         if (len == 0 || len > 9 || strspn(key, "0123456789") != len)
             return cake_api_invalid(e, "logit_bias", "'logit_bias' must name tokens by number");
         if (!value) return cake_api_invalid(e, "logit_bias", "'logit_bias' must hold numbers");
@@ -350,10 +350,9 @@ static bool refuse_unsupported(cake_api_request *r, cake_api_error *e) {
         if ((v = member(r->body, lists[i])) &&
             !(json_object_is_type(v, json_type_array) && json_object_array_length(v) == 0))
             return unsupported(e, lists[i]);
-    if ((v = member(r->body, "tool_choice")) &&
-        !(json_object_is_type(v, json_type_string) &&
-          (strcmp(json_object_get_string(v), "none") == 0 ||
-           strcmp(json_object_get_string(v), "auto") == 0)))
+    if ((v = member(r->body, "tool_choice")) && !(json_object_is_type(v, json_type_string) &&
+                                                  (strcmp(json_object_get_string(v), "none") == 0 ||
+                                                   strcmp(json_object_get_string(v), "auto") == 0)))
         return unsupported(e, "tool_choice");
     if ((v = member(r->body, "response_format"))) {
         json_object *type = NULL;
@@ -382,9 +381,8 @@ static bool refuse_unsupported(cake_api_request *r, cake_api_error *e) {
 
 static bool get_completion(cake_api_request *r, cake_api_error *e) {
     json_object *b = r->body, *so;
-    if (!get_sampler(r, e) || !refuse_unsupported(r, e) || !get_stop(r, e) ||
-        !get_logprobs(r, e) || !get_bool(b, "stream", &r->stream, e) ||
-        !get_bool(b, "ignore_eos", &r->ignore_eos, e) ||
+    if (!get_sampler(r, e) || !refuse_unsupported(r, e) || !get_stop(r, e) || !get_logprobs(r, e) ||
+        !get_bool(b, "stream", &r->stream, e) || !get_bool(b, "ignore_eos", &r->ignore_eos, e) ||
         !get_int(b, "max_tokens", 1, CAKE_API_TOKENS_MAX, &r->max_tokens, e) ||
         !get_int(b, "max_completion_tokens", 1, CAKE_API_TOKENS_MAX, &r->max_tokens, e))
         return false;

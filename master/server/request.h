@@ -23,7 +23,7 @@ enum {
 
 /* The error object of a reply. */
 typedef struct {
-    int http; /* 0: no error */
+    int http;                /* 0: no error */
     const char *type, *code; /* static; code may be NULL */
     char param[64];          /* "": none */
     char message[CAKE_ERROR_MAX];
@@ -52,10 +52,10 @@ typedef struct {
 
 typedef struct {
     cake_api_kind kind;
-    json_object *body;        /* owned; everything below borrows from it or from messages */
-    json_object *messages;    /* owned: [{"role", "content": text, ...}] */
-    json_object *kwargs;      /* chat_template_kwargs or NULL */
-    const char *model;        /* NULL: none named */
+    json_object *body;     /* owned; everything below borrows from it or from messages */
+    json_object *messages; /* owned: [{"role", "content": text, ...}] */
+    json_object *kwargs;   /* chat_template_kwargs or NULL */
+    const char *model;     /* NULL: none named */
     cake_api_prompt prompt[CAKE_API_PROMPTS_MAX];
     size_t n_prompts;
     cake_sampler_params sampler; /* logit_bias points to bias */

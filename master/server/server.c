@@ -148,8 +148,8 @@ static void keep_text(cake_choice *c, const cake_event *e) {
     }
     if (!e->logprob) return;
     if ((c->n_logprobs & (c->n_logprobs - 1)) == 0) /* room doubles at powers of two */
-        c->logprobs = cake_realloc(c->logprobs, (c->n_logprobs ? 2 * c->n_logprobs : 1) *
-                                                    sizeof *c->logprobs);
+        c->logprobs = cake_realloc(c->logprobs,
+                                   (c->n_logprobs ? 2 * c->n_logprobs : 1) * sizeof *c->logprobs);
     c->logprobs[c->n_logprobs++] = *e->logprob;
 }
 
@@ -165,10 +165,10 @@ static void reply_completion(cake_job *j) {
     json_object *o = cake_reply_new(&h);
     for (uint32_t i = 0; i < j->n_choices; i++) {
         cake_choice *c = &j->choices[i];
-        json_object *lp =
-            j->req.logprobs ? cake_reply_logprobs(j->req.kind, j->server->engine.tokenizer,
-                                                  c->logprobs, c->n_logprobs, 0)
-                            : NULL;
+        json_object *lp = j->req.logprobs
+                              ? cake_reply_logprobs(j->req.kind, j->server->engine.tokenizer,
+                                                    c->logprobs, c->n_logprobs, 0)
+                              : NULL;
         cake_reply_choice(o, &h, i, c->text.v, c->text.n, lp, c->finish, true);
     }
     add_usage(j, o);
@@ -185,8 +185,7 @@ static void reply_prepared(cake_job *j) {
                 p = json_object_new_object();
                 json_object_object_add(p, "id", id);
                 json_object_object_add(
-                    p, "piece",
-                    cake_reply_token_text(j->server->engine.tokenizer, j->ids[0].v[i]));
+                    p, "piece", cake_reply_token_text(j->server->engine.tokenizer, j->ids[0].v[i]));
             }
             json_object_array_add(a, p);
         }
@@ -211,8 +210,7 @@ static void end_stream(cake_job *j) {
 
 static void on_over(cake_job *j) {
     cake_metrics *m = &j->server->metrics;
-    if (j->n_choices)
-        cake_histogram_add(&m->duration, (cake_now_ns() - j->start_ns) / 1000);
+    if (j->n_choices) cake_histogram_add(&m->duration, (cake_now_ns() - j->start_ns) / 1000);
     if (!j->answered) {
         bool there = j->x != NULL;
         atomic_fetch_add(there ? &m->completed : &m->canceled, 1);
@@ -490,7 +488,8 @@ static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_error *e) {
         return true;
     }
     route r = find_route(h->path);
-    if (r.kind != R_HEALTH && !cake_access_key_ok(&s->access, cake_http_head_field(h, "authorization")))
+    if (r.kind != R_HEALTH &&
+        !cake_access_key_ok(&s->access, cake_http_head_field(h, "authorization")))
         return cake_api_fail(e, 401, "authentication_error", "invalid_api_key", NULL,
                              "the API key is missing or wrong; send 'Authorization: Bearer KEY'");
     if (r.kind == R_NONE)
@@ -593,6 +592,10 @@ void cake_serve_close(cake_serve *s) {
     free(s);
 }
 
-const char *cake_serve_url(const cake_serve *s) { return s->url; }
+const char *cake_serve_url(const cake_serve *s) {
+    return s->url;
+}
 
-void cake_serve_set_engine(cake_serve *s, const cake_serve_engine *e) { s->engine = *e; }
+void cake_serve_set_engine(cake_serve *s, const cake_serve_engine *e) {
+    s->engine = *e;
+}

@@ -647,7 +647,7 @@ static void test_master_table(void **state) {
         {"--model d --prompt x --top-p 1.5", "from 0 to 1"},
         {"--model d --prompt x --min-workers 1025", "1024"},
         {"--cluster-key secret", "--cluster-key-file"}, /* secrets never on argv */
-        {"serve", "unknown verb"},
+        {"surve", "unknown verb"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         assert_int_equal(master(cases[i].line, &o, &cli, &err), CAKE_EUSAGE);

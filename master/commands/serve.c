@@ -1,0 +1,138 @@
+/* cake-master serve: the model behind an HTTP API, until interrupted. */
+#include "common/file.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "master/commands/commands.h"
+#include "master/commands/session.h"
+#include "master/plan/plan_print.h"
+#include "master/server/server.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { RETRY_S = 2, TEMPLATE_MAX = 1 << 20 };
+
+typedef struct {
+    const cake_master_options *o;
+    cake_serve *server;
+    cake_tokenizer *tokenizer;
+    cake_chat_template *chat;
+    char *name;
+} serving;
+
+/* "ORG/NAME" of the Hugging Face cache stays, a path gives its last part. */
+static char *model_name(const cake_master_options *o) {
+    if (o->model_name) return cake_strdup(o->model_name);
+    size_t n = strlen(o->model);
+    while (n > 1 && o->model[n - 1] == '/') n--;
+    char *name = cake_strndup(o->model, n);
+    if (!cake_dir_exists(o->model)) return name;
+    char *real = realpath(name, NULL);
+    const char *slash = strrchr(real ? real : name, '/');
+    char *last = cake_strdup(slash && slash[1] ? slash + 1 : name);
+    free(real);
+    free(name);
+    return last;
+}
+
+static char *token_text(const cake_tokenizer *t, int64_t id) {
+    size_t n = 0;
+    const uint8_t *b = id < 0 ? NULL : cake_tokenizer_token_bytes(t, (uint32_t)id, &n);
+    return b ? cake_strndup((const char *)b, n) : NULL;
+}
+
+static cake_status open_template(serving *v, const cake_model *m, cake_error *err) {
+    if (!v->o->chat_template) {
+        cake_status st = cake_chat_template_open(&v->chat, m->path, err);
+        if (st == CAKE_ENOTFOUND) {
+            cake_log(CAKE_LOG_WARN, "event=no_chat_template hint=\"/v1/chat/completions answers "
+                                    "400; give --chat-template FILE\"");
+            return CAKE_OK;
+        }
+        return st;
+    }
+    char *text;
+    size_t len;
+    cake_status st = cake_file_read(v->o->chat_template, TEMPLATE_MAX, &text, &len, err);
+    if (st != CAKE_OK) return st;
+    char *bos = token_text(v->tokenizer, cake_tokenizer_bos(v->tokenizer)),
+         *eos = token_text(v->tokenizer, cake_tokenizer_eos(v->tokenizer));
+    st = cake_chat_template_new(&v->chat, text, len, bos, eos, err);
+    free(text);
+    free(bos);
+    free(eos);
+    return st;
+}
+
+/* Once: what stays the same whatever the cluster does. */
+static cake_status open_engine(serving *v, const cake_session *s, cake_error *err) {
+    cake_status st = cake_tokenizer_open(&v->tokenizer, s->model.path, err);
+    if (st == CAKE_OK) st = open_template(v, &s->model, err);
+    if (st != CAKE_OK) return st;
+    cake_serve_engine e = {.tokenizer = v->tokenizer,
+                           .chat = v->chat,
+                           .n_vocab = (uint32_t)(s->plan.request.logit_bytes / 4),
+                           .context = s->plan.options.context,
+                           .sequences = s->plan.options.sequences};
+    cake_eos_find(&e.eos, &s->model, v->tokenizer);
+    cake_serve_set_engine(v->server, &e);
+    return CAKE_OK;
+}
+
+/* One deployment from beginning to end. */
+static cake_status serve_once(serving *v, bool *served, cake_error *err) {
+    cake_session s;
+    cake_status st = cake_session_open(&s, v->o, true, err);
+    if (st == CAKE_OK) st = cake_session_plan(&s, (uint32_t)v->o->sequences, err);
+    if (st == CAKE_OK && !v->o->quiet) cake_plan_print(&s.plan.request, &s.plan.plan, stderr);
+    if (st == CAKE_OK) st = cake_session_deploy(&s, err);
+    if (st == CAKE_OK && !v->tokenizer) st = open_engine(v, &s, err);
+    if (st == CAKE_OK) {
+        cake_progress_line(s.progress, "Serving %s on %s", v->name, cake_serve_url(v->server));
+        *served = true;
+        st = cake_serve_loop(v->server, s.cluster, err);
+    }
+    cake_session_close(&s);
+    return st;
+}
+
+cake_status cake_command_serve(const cake_master_options *o, cake_error *err) {
+    serving v = {.o = o, .name = model_name(o)};
+    cake_serve_config c = {.address = o->api,
+                           .api_key_file = o->api_key_file,
+                           .api_key = getenv("CAKE_API_KEY"),
+                           .cors = o->cors,
+                           .model = v.name,
+                           .insecure_no_auth = o->insecure_no_auth,
+                           .queue = (uint32_t)o->queue};
+    cake_sampler_params *p = &c.defaults;
+    cake_sampler_params_default(p);
+    p->temperature = (float)o->temperature;
+    p->top_k = (uint32_t)o->top_k;
+    p->top_p = (float)o->top_p;
+    p->min_p = (float)o->min_p;
+    p->repeat_penalty = (float)o->repeat_penalty;
+    p->repeat_last_n = (uint32_t)o->repeat_last_n;
+    p->presence_penalty = (float)o->presence_penalty;
+    p->frequency_penalty = (float)o->frequency_penalty;
+    cake_status st = cake_sampler_params_check(p, 0, err);
+    if (st == CAKE_OK) st = cake_serve_open(&v.server, &c, err);
+    bool served = false;
+    /* A lost worker ends a deployment, not the server: plan again over those that are left. */
+    while (st == CAKE_OK) {
+        st = serve_once(&v, &served, err);
+        if (st == CAKE_ECANCELED || !served) break;
+        cake_log(CAKE_LOG_ERROR, "event=cluster_lost reason=\"%s\" retry_s=%d", err ? err->msg : "",
+                 (int)RETRY_S);
+        sleep(RETRY_S);
+        st = CAKE_OK;
+    }
+    if (st == CAKE_ECANCELED && served) st = CAKE_OK; /* how a server ends */
+    cake_serve_close(v.server);
+    cake_chat_template_free(v.chat);
+    cake_tokenizer_free(v.tokenizer);
+    free(v.name);
+    return st;
+}
