@@ -1,6 +1,7 @@
 /* Memory: see mem.h. */
 #include "common/mem.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,6 +80,15 @@ void *cake_pages_alloc(size_t bytes) {
 
 void cake_pages_free(void *p, size_t bytes) {
     if (p) munmap(p, pages_size(bytes));
+}
+
+void cake_mem_keep(size_t bytes) {
+#if defined(__GLIBC__)
+    mallopt(M_TRIM_THRESHOLD, (int)bytes);
+    mallopt(M_MMAP_THRESHOLD, (int)(bytes / 8 < 32 << 20 ? bytes / 8 : 32 << 20));
+#else
+    (void)bytes;
+#endif
 }
 
 static uint64_t read_number(const char *path, const char *key) {

@@ -1,5 +1,5 @@
-/* Memory: exiting allocators for our own sizes, failing ones for sizes a peer or file chose, checked
- * arithmetic, and large page-aligned regions on 2 MiB pages for weights and KV. */
+/* Memory: exiting allocators for our own sizes, failing ones for sizes a peer or file chose,
+ * checked arithmetic, and large page-aligned regions on 2 MiB pages for weights and KV. */
 #ifndef CAKE_COMMON_MEM_H
 #define CAKE_COMMON_MEM_H
 
@@ -34,13 +34,19 @@ static inline size_t cake_round_up(size_t n, size_t to) { /* to: a power of two 
     return (n + to - 1) & ~(to - 1);
 }
 
-/* A zeroed region of at least `bytes`, aligned to 2 MiB when that large (transparent huge pages asked
- * for), else to 4 KiB. Physical memory is taken on first touch. NULL when the address space or the
- * commit limit refuses. Free with cake_pages_free(p, bytes) with the same bytes. */
+/* A zeroed region of at least `bytes`, aligned to 2 MiB when that large (transparent huge pages
+ * asked for), else to 4 KiB. Physical memory is taken on first touch. NULL when the address space
+ * or the commit limit refuses. Free with cake_pages_free(p, bytes) with the same bytes. */
 void *cake_pages_alloc(size_t bytes);
 void cake_pages_free(void *p, size_t bytes);
 
-/* Memory this process may still take: MemAvailable capped by the cgroup limit, in bytes; 0 unknown. */
+/* Let malloc keep up to `bytes` of freed memory instead of giving it back at once: messages of one
+ * size come and go with every batch, and fresh pages cost more than the copy into them. Call first
+ * in main. */
+void cake_mem_keep(size_t bytes);
+
+/* Memory this process may still take: MemAvailable capped by the cgroup limit, in bytes; 0 unknown.
+ */
 uint64_t cake_mem_available(void);
 /* Resident set of this process in bytes (VmRSS); 0 unknown. */
 uint64_t cake_mem_resident(void);

@@ -1,4 +1,5 @@
 /* cake-master: finds workers, gives each a part of a model, and runs it. */
+#include "common/mem.h"
 #include "master/commands/commands.h"
 #include "master/options.h"
 
@@ -24,6 +25,7 @@ static cake_status run_verb(cake_master_options *o, const cake_cli *cli, cake_er
 }
 
 int main(int argc, char **argv) {
+    cake_mem_keep(256 << 20); /* logits of a batch */
     cake_master_options o;
     cake_cli cli;
     int rc = cake_cli_start(&cake_master_program, argc, argv, &o, &cli);

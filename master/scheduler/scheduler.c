@@ -83,8 +83,9 @@ cake_status cake_scheduler_new(cake_scheduler **out, cake_cluster *c, cake_error
     s->free_slots = cake_calloc(s->n_seqs, sizeof *s->free_slots);
     for (uint32_t i = 0; i < s->n_seqs; i++) s->free_slots[i] = s->n_seqs - 1 - i;
     s->ops = cake_calloc(s->n_seqs + 1, sizeof *s->ops);
-    s->ops[s->n_ops++] = (cake_kv_op){.op = CAKE_KV_RESET}; /* an earlier scheduler may have left some */
-    s->next_batch = cake_now_ns();                          /* and late results of its batches */
+    s->ops[s->n_ops++] =
+        (cake_kv_op){.op = CAKE_KV_RESET}; /* an earlier scheduler may have left some */
+    s->next_batch = cake_now_ns();         /* and late results of its batches */
     s->rows = cake_calloc(s->max_rows, sizeof *s->rows);
     s->logits = cake_malloc(s->n_vocab * sizeof *s->logits);
     for (uint32_t i = 0; i < s->max_flights; i++) {
@@ -120,7 +121,8 @@ static void reap(cake_scheduler *s) {
 /* The stages apply operations before rows, in order: the slot may be used again at once. */
 static void free_on_stages(cake_scheduler *s, uint32_t slot) {
     for (uint32_t i = 0; i < s->n_ops; i++)
-        if (s->ops[i].op == CAKE_KV_FREE && s->ops[i].seq == slot) return; /* said already; nothing was sent since */
+        if (s->ops[i].op == CAKE_KV_FREE && s->ops[i].seq == slot)
+            return; /* said already; nothing was sent since */
     s->ops[s->n_ops++] = (cake_kv_op){.op = CAKE_KV_FREE, .seq = slot};
 }
 
@@ -342,9 +344,9 @@ static void add_times(cake_scheduler *s, const cake_msg *m, const flight *f) {
     }
 }
 
-static void take_logits(cake_scheduler *s, sequence *q, cake_row row) {
+static void take_logits(cake_scheduler *s, sequence *q, cake_row row, float *logits) {
     uint32_t token = 0;
-    bool more = q->r.next(q->r.arg, row.pos, s->logits, s->n_vocab, &token);
+    bool more = q->r.next(q->r.arg, row.pos, logits, s->n_vocab, &token);
     if (q->phase == ENDED) return; /* cancelled by its own callback */
     if (q->r.score) {
         if (row.pos + 1 == q->r.n_prompt) end(s, q, CAKE_DONE_STOP, NULL);
@@ -384,9 +386,12 @@ static void on_message(void *arg, const cake_msg *m) {
             ok = false;
             break;
         }
-        memcpy(s->logits, cake_msg_values((cake_msg *)(uintptr_t)m, i),
-               s->n_vocab * sizeof *s->logits);
-        take_logits(s, q, row);
+        /* In place where the message allows it: a row of a large vocabulary is half a megabyte. */
+        uint8_t *values = cake_msg_values((cake_msg *)(uintptr_t)m, i);
+        float *logits = (float *)(void *)values;
+        if ((uintptr_t)values % _Alignof(float) != 0)
+            logits = memcpy(s->logits, values, s->n_vocab * sizeof *s->logits);
+        take_logits(s, q, row, logits);
     }
     if (!ok) {
         cake_fail(&err, CAKE_EPROTO, "the result of batch %" PRIu64 " does not fit what was asked",

@@ -30,10 +30,10 @@ typedef struct {
     uint32_t max_positions; /* prompt and answer together; 0: the plan's context */
     bool score; /* logits of every prompt row are wanted, in order, and nothing is generated */
     void *arg;
-    /* Logits [n_vocab] of the row at `position` (borrowed during the call). With score: called once
-     * per prompt row, *token ignored. Otherwise called when the prompt is done and after each
-     * token: choose the next into *token; false ends the sequence (the chosen token is not
-     * computed). */
+    /* Logits [n_vocab] of the row at `position` (borrowed during the call; may be written to). With
+     * score: called once per prompt row, *token ignored. Otherwise called when the prompt is done
+     * and after each token: choose the next into *token; false ends the sequence (the chosen token
+     * is not computed). */
     bool (*next)(void *arg, uint32_t position, float *logits, uint32_t n_vocab, uint32_t *token);
     /* The sequence is over; called exactly once. err is set for CAKE_DONE_ERROR. */
     void (*done)(void *arg, cake_done how, const cake_error *err);
