@@ -98,8 +98,10 @@ bool cake_fp_parse(const char *name, cake_fp_mode *out);
 /* codes k*bits/8 bytes, scales k/group bytes. An E8M0 scale of 255 is infinite, as in MLX. */
 void cake_fp_decode(cake_fp_mode mode, const void *codes, const void *scales, float *out, size_t k);
 
-/* MLX's rule (formats.md 3.5): E2M1 ties go to the even code, an all-zero group gets scale byte 0.
- * (MLX's own CPU fallback differs from its GPU code in these two cases; this is the GPU's.) */
+/* MLX's rule (formats.md 3.5), as of its change 4353: an E8M0 scale is the smallest power of two
+ * under which nothing saturates (up to MLX 0.31 it was the nearest in the logarithm, and elements
+ * could saturate). E2M1 ties go to the even code, zeros keep their sign, an all-zero group gets
+ * scale byte 0: in these three MLX's GPU code, followed here, and its CPU code differ. */
 void cake_fp_encode(cake_fp_mode mode, const float *x, void *codes, void *scales, size_t k);
 
 #endif

@@ -72,26 +72,12 @@ static uint32_t to_e4m3(float x) {
     return sign | ((a >> 20) - (120u << 3));
 }
 
-/* clamp(half to even(log2 r), -127, 127) + 127 where log2 r is itself rounded to f32, as MLX
- * computes it. With r = 2^e * m the result is e or e + 1 as m is below or above sqrt 2; so close to
- * sqrt 2 that the f32 logarithm is e + 1/2 exactly, it is the even one of the two. */
+/* The smallest power of two that is at least r, within 2^-127 .. 2^127. */
 static uint32_t to_e8m0(float r) {
-    if (!(r > 0)) return 0;
-    int e = -127;
-    if (r < 0x1p-126f) {
-        r *= 0x1p24f;
-        e -= 24;
-    }
-    uint32_t u = cake_f32_bits(r);
-    e += (int)(u >> 23);
-    /* log2 m - 1/2, to first order: only its sign and its size near zero matter. */
-    double m = (double)cake_f32_from_bits((u & 0x7fffffu) | 0x3f800000u);
-    double off = (m * 0.70710678118654752440 - 1) * 1.4426950408889634074;
-    uint32_t mid = cake_f32_bits((float)e + 0.5f);
-    double half_ulp = (double)cake_f32_from_bits((mid & 0x7f800000u) - (24u << 23));
-    bool up = off > half_ulp || (off >= -half_ulp && (e & 1) != 0);
-    e += up;
-    return (uint32_t)((e < -127 ? -127 : e > 127 ? 127 : e) + 127);
+    uint32_t u = cake_f32_bits(r), e = u >> 23;
+    if (e == 0) return u > 0x00400000u;
+    e += (u & 0x7fffffu) != 0;
+    return e < 254 ? e : 254;
 }
 
 void cake_fp_encode(cake_fp_mode mode, const float *x, void *codes, void *scales, size_t k) {

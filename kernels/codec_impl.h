@@ -75,6 +75,11 @@ static inline int cake_round_clamp(float v, int lo, int hi) {
     return cake_round_small(v);
 }
 
+/* min(half to even(v), hi), for v of no more than 2^22 below zero. */
+static inline int cake_round_min(float v, int hi) {
+    return cake_round_clamp(v, -0x400000, hi);
+}
+
 /* Code i of a stream of codes, least significant bit first (formats.md 2.2). */
 static inline uint32_t cake_stream_get(const uint8_t *p, uint32_t bits, size_t i) {
     size_t at = i * bits;
@@ -87,10 +92,46 @@ static inline uint32_t cake_stream_get(const uint8_t *p, uint32_t bits, size_t i
 float cake_e2m1(uint32_t code);
 float cake_e4m3(uint32_t code);
 
-/* The encoders, one file for each size of block. */
-void cake_encode_block32(cake_codec codec, cake_encode_flavour flavour, const float *x,
-                         const float *importance, uint8_t *out, size_t k);
-void cake_encode_block256(cake_codec codec, cake_encode_flavour flavour, const float *x,
-                          const float *importance, uint8_t *out, size_t k);
+/* Fits of codes to weights (formats.md 4.4.1), one result for each of n_sub sub-blocks of `len`
+ * weights that follow each other in x. w are the weights of the squared errors, as many as x. */
+
+/* One signed scale, codes clamp(.., -nmax, nmax - 1) + nmax. w NULL: x^2. A sub-block without a
+ * magnitude of eps gets scale 0 and codes null_code. */
+void cake_fit_signed(uint32_t n_sub, uint32_t len, int nmax, const float *x, const float *w,
+                     float eps, uint8_t null_code, uint8_t *codes, float *scales);
+
+/* As above with w = x^2, by improving one code at a time. */
+void cake_fit_descent(uint32_t n_sub, uint32_t len, int nmax, const float *x, uint8_t *codes,
+                      float *scales);
+
+typedef struct {
+    int nmax;
+    float first, step; /* trials nmax + first + step * t, t = 0 .. last */
+    int last;
+    bool absolute; /* sum of |error| instead of squares */
+} cake_fit_rule;
+
+/* Scale and min: w ~ scale * code - min, codes 0 .. nmax, min >= 0. move_low: the minimum just
+ * found is where the next trial starts (ggml); else trials keep the data's minimum (kq). */
+void cake_fit_min(uint32_t n_sub, uint32_t len, const cake_fit_rule *rule, bool move_low,
+                  const float *x, const float *w, uint8_t *codes, float *scales, float *mins);
+
+/* Scale of n <= 16 values that are not negative, codes 0 .. nmax. */
+float cake_fit_positive(uint32_t n, int nmax, const float *x, const float *w, float eps,
+                        uint8_t *codes);
+
+/* Magnitudes below which ggml and mlx-kquant call a block empty. */
+#define CAKE_EPS_GGML 1e-15f
+#define CAKE_EPS_KQ   1e-30f
+
+/* The rule of every fit with scale and min but ggml's without importance. */
+#define CAKE_RULE_IMPORTANCE(nmax)                                                                 \
+    { nmax, -0.9f, 0.05f, 36, false }
+
+/* Encoders of rows of n blocks, one file for each size of block. */
+void cake_encode_32(cake_codec codec, cake_encode_flavour flavour, const float *x,
+                    const float *importance, uint8_t *out, size_t n);
+void cake_encode_256(cake_codec codec, cake_encode_flavour flavour, const float *x,
+                     const float *importance, uint8_t *out, size_t n);
 
 #endif

@@ -10,6 +10,7 @@
 #include "common/file.h"
 #include "common/sha256.h"
 #include "kernels/codec.h"
+#include "kernels/vec.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -21,7 +22,7 @@
 #define SHARED   "../shared/data/quant/"
 enum { BLOCK_CODECS = CAKE_CODEC_Q6_K + 1 }; /* the ten that can be encoded */
 
-/* The whole file, or NULL (the caller frees). A missing file of the repository is a failure. */
+/* The whole file, or NULL; the caller frees. */
 static uint8_t *slurp(const char *path, size_t *len) {
     cake_error err;
     char *text;
@@ -29,7 +30,8 @@ static uint8_t *slurp(const char *path, size_t *len) {
     return (uint8_t *)text;
 }
 
-__attribute__((unused)) static uint8_t *need(const char *path, size_t *len) {
+/* The same of a file that must be there. */
+static uint8_t *need(const char *path, size_t *len) {
     uint8_t *b = slurp(path, len);
     if (!b) fail_msg("cannot read %s", path);
     return b;
@@ -366,6 +368,348 @@ static void test_fp_decode(void **state) {
     assert_true(isinf(y[0]));
 }
 
+enum { KINDS = 15, KIND_LEN = 1024 };
+static float kind_rows[KINDS][KIND_LEN];
+
+static uint64_t uniform_state;
+static float uniform(void) { /* [-1, 1) */
+    uniform_state ^= uniform_state << 13;
+    uniform_state ^= uniform_state >> 7;
+    uniform_state ^= uniform_state << 17;
+    return (float)(uniform_state >> 40) * 0x1p-23f - 1;
+}
+
+/* Fifteen kinds of row; make_mlx.py makes the same. */
+static int make_rows(void **state) {
+    (void)state;
+    uniform_state = 88172645463325252u;
+    for (int kind = 0; kind < KINDS; kind++) {
+        float *x = kind_rows[kind], first = 0;
+        for (int i = 0; i < KIND_LEN; i++) {
+            float a = uniform(), b = uniform(), g = a + b + uniform();
+            uint32_t bits;
+            memcpy(&bits, &g, 4);
+            bits &= 0xffff0000u;
+            if (i == 0) first = g;
+            switch (kind) {
+            case 0: x[i] = g * 0.1f; break;
+            case 1: x[i] = g * g * g * g * g; break; /* heavy tails */
+            case 2: x[i] = fabsf(g); break;
+            case 3: x[i] = -fabsf(g); break;
+            case 4: x[i] = 0; break;
+            case 5: x[i] = i % 3 == 0 ? g : 0; break;
+            case 6: x[i] = i % 512 >= 32 && i % 512 < 256 ? 0 : g; break; /* empty sub-blocks */
+            case 7: x[i] = first; break;
+            case 8: x[i] = g * 1e-9f; break;
+            case 9: x[i] = g * 3e-16f; break;  /* around ggml's idea of nothing */
+            case 10: x[i] = g * 1e-31f; break; /* and mlx-kquant's */
+            case 11: x[i] = (float)(int)(g * 3); break;
+            case 12: memcpy(&x[i], &bits, 4); break; /* bf16 */
+            case 13: x[i] = g * 1e4f; break;
+            default: x[i] = g * 0.01f + 5; break;
+            }
+        }
+    }
+    return 0;
+}
+
+static void expect_sum(const void *data, size_t n, const char *hex, const char *what) {
+    char got[CAKE_SHA256_HEX];
+    cake_sha256 h = cake_sha256_of(data, n);
+    cake_sha256_hex(&h, got);
+    if (strncmp(got, hex, strlen(hex)) != 0) fail_msg("%s: %s, expected %s", what, got, hex);
+}
+
+/* formats.md 4.4.4: ggml, ggml with importance, kq, kq with importance. */
+static void test_encode_table(void **state) {
+    (void)state;
+    static const char *const sums[BLOCK_CODECS][4] = {
+        {"44f329df91755203", "083d1b6d2e6679e9", "7757940509c519bc", "7757940509c519bc"},
+        {"a5691e90905cce92", "9b1d7bda3a10632b", "a5691e90905cce92", "a5691e90905cce92"},
+        {"40b1c2a35e1eb54e", "0529a2456c14e819", "11d888aa1e7634d4", "11d888aa1e7634d4"},
+        {"b1f8a78070a80a2d", "20fd1a7f10b3ac11", "b1f8a78070a80a2d", "b1f8a78070a80a2d"},
+        {"33739d85bd66a97e", "33739d85bd66a97e", "33739d85bd66a97e", "33739d85bd66a97e"},
+        {"b9d403d481b38ed7", "520bc04ee4d17821", "000a13fe19a37e2d", "2f3470912bd15696"},
+        {"0d1a2063bb52fa2e", "cf233d1b3d70b84c", "12edbfcd54830ce3", "867983eab625a837"},
+        {"481e43320a969e50", "e5a60d73a0535592", "e7ccb1a58afe77e5", "73e63bc4ba830394"},
+        {"fef7d2f49147c921", "d8fe33bed07b2786", "f4b3c6205f18dede", "da59722c74e3ae6a"},
+        {"ab5c78de27683568", "e260b2d1c0d6be7f", "ab5c78de27683568", "e260b2d1c0d6be7f"},
+    };
+    float x[512], im[512];
+    for (int i = 0; i < 512; i++) {
+        x[i] = (float)((7919 * i + 104729) % 2003 - 1001) / 8192;
+        im[i] = 1 + 0.5f * (float)(i % 7);
+    }
+    for (int c = 0; c < BLOCK_CODECS; c++)
+        for (int v = 0; v < 4; v++) {
+            uint8_t out[544];
+            assert_true(cake_codec_encode_row((cake_codec)c, (cake_encode_flavour)(v / 2), x,
+                                              v & 1 ? im : NULL, out, 512));
+            expect_sum(out, cake_codec_row_bytes((cake_codec)c, 512), sums[c][v],
+                       cake_codec_name((cake_codec)c));
+        }
+    uint8_t out[36] = {77};
+    assert_false(cake_codec_encode_row(CAKE_CODEC_MXFP4, CAKE_ENCODE_GGML, x, NULL, out, 32));
+    assert_false(cake_codec_encode_row(CAKE_CODEC_NVFP4, CAKE_ENCODE_GGML, x, NULL, out, 64));
+    assert_int_equal(out[0], 77);
+}
+
+/* Encode n rows of 256 weights of `x`; the blocks, which the caller frees. */
+static uint8_t *encode_rows(cake_codec c, const float *x, const float *im, size_t n) {
+    size_t row = cake_codec_row_bytes(c, 256);
+    uint8_t *out = malloc(n * row);
+    for (size_t r = 0; r < n; r++)
+        cake_codec_encode_row(c, CAKE_ENCODE_GGML, x + 256 * r, im, out + r * row, 256);
+    return out;
+}
+
+/* tests/vectors/codec: 16 rows of real weights, ggml's blocks of them and what it decodes. */
+static void test_encode_ggml_small(void **state) {
+    (void)state;
+    size_t len;
+    float *x = (float *)(void *)need(VECTORS "rows.f32", &len);
+    assert_int_equal(len, 16 * 1024);
+    float *im = (float *)(void *)need(VECTORS "importance.f32", &len);
+    assert_int_equal(len, 1024);
+    char *sums = (char *)need(VECTORS "sums.txt", &len), *save = NULL;
+    int seen = 0;
+    for (char *line = strtok_r(sums, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        char name[16], variant[16], bytes[65], floats[65];
+        cake_codec c;
+        assert_int_equal(sscanf(line, "%15s %15s %64s %64s", name, variant, bytes, floats), 4);
+        assert_true(cake_codec_parse(name, &c));
+        uint8_t *b = encode_rows(c, x, strcmp(variant, "plain") ? im : NULL, 16);
+        expect_sum(b, 16 * cake_codec_row_bytes(c, 256), bytes, line);
+        float y[16 * 256];
+        cake_codec_decode_row(c, b, y, 16 * 256);
+        expect_sum(y, sizeof y, floats, line);
+        free(b);
+        seen++;
+    }
+    assert_int_equal(seen, 19);
+    free(x), free(im), free(sums);
+}
+
+/* The same for all of ../shared/data/quant/ggml-reference. */
+static void test_encode_ggml(void **state) {
+    (void)state;
+    size_t xlen, ilen, blen;
+    float *x = (float *)(void *)slurp(SHARED "ggml-reference/weights.f32", &xlen);
+    if (!x) {
+        print_message("skip: " SHARED "ggml-reference is missing\n");
+        skip();
+    }
+    float *im = (float *)(void *)need(SHARED "ggml-reference/imatrix.f32", &ilen);
+    for (int c = 0; c < BLOCK_CODECS; c++)
+        for (int v = 0; v < (c == CAKE_CODEC_Q8_0 ? 1 : 2); v++) {
+            char path[128];
+            snprintf(path, sizeof path, SHARED "ggml-reference/%s%s.bin",
+                     cake_codec_name((cake_codec)c), v ? ".imatrix" : "");
+            uint8_t *want = need(path, &blen),
+                    *got = encode_rows((cake_codec)c, x, v ? im : NULL, xlen / 1024);
+            assert_memory_equal(got, want, blen);
+            free(want), free(got);
+        }
+    free(x), free(im);
+}
+
+/* Every kind of row, flavour and importance against an encoder written independently. */
+static void test_encode_kinds(void **state) {
+    (void)state;
+    size_t len;
+    char *sums = (char *)need(VECTORS "kinds.txt", &len), *save = NULL;
+    static float im[2][KIND_LEN];
+    static uint8_t out[KINDS * KIND_LEN / 32 * 34];
+    for (int i = 0; i < KIND_LEN; i++) {
+        im[0][i] = (float)(1 + i * 7 % 13);
+        im[1][i] = i % 2 ? (float)(i % 32) * 0.125f : 0;
+    }
+    int seen = 0;
+    for (char *line = strtok_r(sums, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        char name[16], flavour[16], sum[65];
+        int which;
+        cake_codec c;
+        assert_int_equal(sscanf(line, "%15s %15s %d %64s", name, flavour, &which, sum), 4);
+        assert_true(cake_codec_parse(name, &c) && which >= 0 && which <= 2);
+        size_t row = cake_codec_row_bytes(c, KIND_LEN);
+        for (int r = 0; r < KINDS; r++)
+            cake_codec_encode_row(c, strcmp(flavour, "kq") ? CAKE_ENCODE_GGML : CAKE_ENCODE_KQ,
+                                  kind_rows[r], which ? im[which - 1] : NULL, out + (size_t)r * row,
+                                  KIND_LEN);
+        expect_sum(out, KINDS * row, sum, line);
+        seen++;
+    }
+    assert_int_equal(seen, 60);
+    free(sums);
+}
+
+/* What the mlx package makes of the same rows (make_mlx.py). */
+static void test_encode_mlx(void **state) {
+    (void)state;
+    static float x[KINDS * KIND_LEN], y[KINDS * KIND_LEN];
+    static uint16_t half[KINDS * KIND_LEN];
+    static uint8_t out[KINDS * KIND_LEN * 2];
+    size_t len, n = KINDS * KIND_LEN;
+    char *sums = (char *)need(VECTORS "mlx.txt", &len), *save = NULL, name[32], sum[65];
+    int seen = 0;
+    for (char *line = strtok_r(sums, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        uint32_t bits, group;
+        char type[8];
+        cake_fp_mode mode;
+        seen++;
+        if (sscanf(line, "affine%ug%u%7s %64s", &bits, &group, type, sum) == 4) {
+            cake_ftype t = !strcmp(type, "f32")   ? CAKE_F32
+                           : !strcmp(type, "f16") ? CAKE_F16
+                                                  : CAKE_BF16;
+            memcpy(x, kind_rows, sizeof x);
+            if (t == CAKE_F16) cake_f32_to_f16(half, x, n), cake_f16_to_f32(x, half, n);
+            if (t == CAKE_BF16) cake_f32_to_bf16(half, x, n), cake_bf16_to_f32(x, half, n);
+            size_t codes = n * bits / 8, each = n / group * cake_ftype_bytes(t);
+            cake_affine_encode(bits, group, t, x, out, out + codes, out + codes + each, n);
+            expect_sum(out, codes + 2 * each, sum, line);
+            continue;
+        }
+        /* Three lines of one mode: codes, scales, and what they decode to. */
+        assert_int_equal(sscanf(line, "%31s %64s", name, sum), 2);
+        assert_true(cake_fp_parse(name, &mode));
+        const cake_fp_info *info = cake_fp_get(mode);
+        static const int kinds[3] = {0, 1, 13};
+        for (int r = 0; r < 3; r++)
+            for (int i = 0; i < KIND_LEN; i++) x[r * KIND_LEN + i] = fabsf(kind_rows[kinds[r]][i]);
+        size_t k = 3 * KIND_LEN, codes = k * info->bits / 8;
+        cake_fp_encode(mode, x, out, out + codes, k);
+        cake_fp_decode(mode, out, out + codes, y, k);
+        switch (seen % 3) {
+        case 1: expect_sum(out, codes, sum, line); break;
+        case 2: expect_sum(out + codes, k / info->group, sum, line); break;
+        default: expect_sum(y, 4 * k, sum, line); break;
+        }
+    }
+    assert_int_equal(seen, 63);
+    free(sums);
+}
+
+/* formats.md 3.5: ties, saturation and zeros. */
+static void test_fp_encode(void **state) {
+    (void)state;
+    float x[32] = {6,  5,     3.5f,  2.5f,   1.75f,  1.25f, .75f,  .25f,
+                   -5, -3.5f, -2.5f, -1.75f, -1.25f, -.75f, -.25f, -0.f};
+    static const uint8_t want[8] = {0x67, 0x46, 0x24, 0x02, 0xee, 0xcc, 0xaa, 0x88};
+    uint8_t q[32], s[2];
+    cake_fp_encode(CAKE_FP_MXFP4, x, q, s, 32);
+    assert_int_equal(s[0], 127);
+    assert_memory_equal(q, want, 8);
+    cake_fp_encode(CAKE_FP_NVFP4, x, q, s, 16);
+    assert_int_equal(s[0], 0x38);
+    assert_memory_equal(q, want, 8);
+    x[0] = nextafterf(6, 7); /* nothing saturates: the next power of two */
+    cake_fp_encode(CAKE_FP_MXFP4, x, q, s, 32);
+    assert_int_equal(s[0], 128);
+    memset(x, 0, sizeof x);
+    for (int m = 0; m < CAKE_FP_COUNT; m++) {
+        memset(q, 1, sizeof q), memset(s, 1, sizeof s);
+        cake_fp_encode((cake_fp_mode)m, x, q, s, 32);
+        assert_true(s[0] == 0 && q[0] == 0 && q[15] == 0);
+    }
+    /* E4M3 under scale 1: all codes survive, halves go to even, NaN and overflow to 0x7e. */
+    for (uint32_t c = 0; c < 127; c++) {
+        uint8_t code[32] = {(uint8_t)c, (uint8_t)(c | 0x80)}, one = 127;
+        cake_fp_decode(CAKE_FP_MXFP8, code, &one, x, 32);
+        x[2] = 448;
+        if (c < 126) {
+            uint8_t next[32] = {(uint8_t)(c + 1)};
+            float up[32];
+            cake_fp_decode(CAKE_FP_MXFP8, next, &one, up, 32);
+            x[3] = (x[0] + up[0]) / 2;
+        }
+        cake_fp_encode(CAKE_FP_MXFP8, x, q, s, 32);
+        assert_int_equal(s[0], 127);
+        assert_int_equal(q[0], c);
+        assert_int_equal(q[1], c | 0x80);
+        if (c < 126) assert_int_equal(q[3], (c + 1) & ~1u);
+    }
+}
+
+/* Error of decode(encode(x)) against the RMS of x, for rows without great differences in size. */
+static void test_error_bounds(void **state) {
+    (void)state;
+    static const double bound[BLOCK_CODECS] = {.10, .09, .05, .045, .006, .30, .16, .08, .04, .02};
+    for (int c = 0; c < BLOCK_CODECS; c++)
+        for (int v = 0; v < 4; v++) {
+            uint8_t b[KIND_LEN / 32 * 34];
+            float y[KIND_LEN], ones[KIND_LEN];
+            for (int i = 0; i < KIND_LEN; i++) ones[i] = 1;
+            double err = 0, norm = 0;
+            const float *x = kind_rows[0];
+            cake_codec_encode_row((cake_codec)c, (cake_encode_flavour)(v / 2), x,
+                                  v & 1 ? ones : NULL, b, KIND_LEN);
+            cake_codec_decode_row((cake_codec)c, b, y, KIND_LEN);
+            for (int i = 0; i < KIND_LEN; i++) {
+                err += (double)(x[i] - y[i]) * (double)(x[i] - y[i]);
+                norm += (double)x[i] * (double)x[i];
+            }
+            if (!(sqrt(err / norm) < bound[c]))
+                fail_msg("%s variant %d: error %.4f", cake_codec_name((cake_codec)c), v,
+                         sqrt(err / norm));
+        }
+    /* Affine: no weight further than half a step and the rounding of scale and bias. */
+    static const uint8_t widths[] = {2, 3, 4, 5, 6, 8};
+    for (int r = 0; r < KINDS; r++)
+        for (size_t w = 0; w < COUNT(widths); w++) {
+            uint8_t q[KIND_LEN];
+            float s[KIND_LEN / 64], b[KIND_LEN / 64], y[KIND_LEN];
+            cake_affine_encode(widths[w], 64, CAKE_F32, kind_rows[r], q, s, b, KIND_LEN);
+            cake_affine_decode(widths[w], 64, CAKE_F32, q, s, b, y, KIND_LEN);
+            for (int i = 0; i < KIND_LEN; i++) {
+                /* The far end may lie up to a whole step beyond the last code: s was adjusted to
+                 * meet zero. */
+                float slack = fabsf(s[i / 64]) * 1.01f + fabsf(b[i / 64]) * 1e-5f;
+                assert_true(fabsf(y[i] - kind_rows[r][i]) <= slack);
+            }
+        }
+}
+
+/* What q8_0 decodes to encodes to the same codes: the largest is always 127 steps. */
+static void test_q8_0_stable(void **state) {
+    (void)state;
+    for (int r = 0; r < KINDS; r++) {
+        uint8_t b[KIND_LEN / 32 * 34], again[sizeof b];
+        float y[KIND_LEN], z[KIND_LEN];
+        if (r >= 8 && r <= 10) continue; /* scales that f16 has no bits for */
+        cake_codec_encode_row(CAKE_CODEC_Q8_0, CAKE_ENCODE_GGML, kind_rows[r], NULL, b, KIND_LEN);
+        cake_codec_decode_row(CAKE_CODEC_Q8_0, b, y, KIND_LEN);
+        cake_codec_encode_row(CAKE_CODEC_Q8_0, CAKE_ENCODE_GGML, y, NULL, again, KIND_LEN);
+        cake_codec_decode_row(CAKE_CODEC_Q8_0, again, z, KIND_LEN);
+        assert_memory_equal(b, again, sizeof b);
+        assert_memory_equal(y, z, sizeof y);
+    }
+}
+
+/* Not numbers, infinities, the largest and the smallest floats: any bytes, but it ends. */
+static void test_hostile_floats(void **state) {
+    (void)state;
+    const float odd[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-45f, -0.f, 1, -1};
+    for (size_t a = 0; a < COUNT(odd); a++)
+        for (size_t b = 0; b < COUNT(odd); b++)
+            for (int every = 1; every <= 40; every += 13) {
+                float x[512], y[512];
+                uint8_t out[544];
+                for (int i = 0; i < 512; i++) x[i] = i % every ? odd[a] : odd[b];
+                for (int c = 0; c < BLOCK_CODECS; c++)
+                    for (int v = 0; v < 4; v++) {
+                        cake_codec_encode_row((cake_codec)c, (cake_encode_flavour)(v / 2), x,
+                                              v & 1 ? x : NULL, out, 512);
+                        cake_codec_decode_row((cake_codec)c, out, y, 512);
+                    }
+                uint16_t s[16], bias[16];
+                for (uint32_t bits = 2; bits <= 8; bits++)
+                    if (cake_affine_valid(bits, 32))
+                        cake_affine_encode(bits, 32, CAKE_F16, x, out, s, bias, 512);
+                for (int m = 0; m < CAKE_FP_COUNT; m++)
+                    cake_fp_encode((cake_fp_mode)m, x, out, s, 512);
+            }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names),
@@ -376,6 +720,15 @@ int main(void) {
         cmocka_unit_test(test_affine_stream),
         cmocka_unit_test(test_affine_encode_table),
         cmocka_unit_test(test_fp_decode),
+        cmocka_unit_test(test_fp_encode),
+        cmocka_unit_test(test_encode_table),
+        cmocka_unit_test(test_encode_ggml_small),
+        cmocka_unit_test(test_encode_ggml),
+        cmocka_unit_test(test_encode_kinds),
+        cmocka_unit_test(test_encode_mlx),
+        cmocka_unit_test(test_error_bounds),
+        cmocka_unit_test(test_q8_0_stable),
+        cmocka_unit_test(test_hostile_floats),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_rows, NULL);
 }
