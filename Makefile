@@ -44,7 +44,7 @@ BENCH := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 FUZZ  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(B)/tests/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all test unit bench bench-check bench-model fuzz fuzz-bins asan tsan cov lint format check-format check-deps man install uninstall clean help demo reference
+.PHONY: all build-all test unit bench bench-check bench-model fuzz fuzz-bins asan tsan cov lint format check-format check-deps man install uninstall clean help demo reference
 .SECONDARY:
 all: $(BIN)/cake-master $(BIN)/cake-worker              ## build both programs into build/
 $(BIN)/cake-master: $(B)/master/main.o $(LIB)
@@ -72,6 +72,7 @@ FORCE:
 
 test: check-deps all $(UNIT) $(TOOLS) $(REPLAY)         ## every test that needs no GPU and no outside network
 	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT) $(filter-out %/lib.sh,$(wildcard tests/integration/*.sh))
+build-all: all $(UNIT) $(TOOLS) $(BENCH) $(REPLAY)      ## compile everything, run nothing
 unit: $(UNIT)                                           ## unit tests only
 	@B=$(B) BIN=$(BIN) tests/run.sh $(UNIT)
 bench: $(BENCH)                                         ## kernel micro-benchmarks, JSON lines
