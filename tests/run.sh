@@ -4,10 +4,14 @@
 #   *.sh scripts       print "ok - NAME", "not ok - NAME: why", "skip - NAME: what is missing"
 # Environment: B (object folder), BIN (programs), TEST_FILTER (run only what contains it), TEST_SKIP (leave out what matches
 # this regular expression), V=1 (all output).
-export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp ${TSAN_OPTIONS-}"
 pass=0 fail=0 skip=0
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+# Sanitizers report into files: what a worker deep inside a script finds is a failure, whatever the script makes of its exit.
+reports=$(mktemp -d)
+chmod 777 "$reports"
+trap 'rm -rf "$log" "$reports"' EXIT
+export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp log_path=$reports/tsan ${TSAN_OPTIONS-}"
+export ASAN_OPTIONS="log_path=$reports/asan ${ASAN_OPTIONS-}" UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan ${UBSAN_OPTIONS-}"
 for t in "$@"; do
     [[ -n $TEST_FILTER && $t != *$TEST_FILTER* ]] && continue
     [[ -n $TEST_SKIP && $t =~ $TEST_SKIP ]] && continue
@@ -26,6 +30,8 @@ for t in "$@"; do
         # cmocka lists a failed test once when it ends and once in the summary
         f=$((f / 2)) s=$((s > 1 ? s / 2 : s)) ;;
     esac
+    found=$(cat "$reports"/* 2>/dev/null)
+    if [[ -n $found ]]; then f=$((f + 1)) && printf '%s\n' "$found" | head -n 300 >>"$log" && rm -f "$reports"/*; fi
     if ((rc != 0 && f == 0)); then f=1; fi
     pass=$((pass + p)) fail=$((fail + f)) skip=$((skip + s))
     printf '%-44s %4d passed %3d failed %3d skipped  %5d ms\n' "$(basename "$t")" $p $f $s \

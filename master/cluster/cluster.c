@@ -13,7 +13,12 @@
 #include <string.h>
 #include <zmq.h>
 
-enum { DEFAULT_PORT = 10128, TOPOLOGY_WAIT_MS = 10000, LOCAL_WAIT_MS = 10000 };
+enum {
+    DEFAULT_PORT = 10128,
+    TOPOLOGY_WAIT_MS = 10000,
+    LOCAL_WAIT_MS = 10000,
+    MEASURE_WAIT_MS = 10000,
+};
 
 /* ---- life ---- */
 
@@ -286,11 +291,12 @@ cake_status cake_cluster_gather(cake_cluster *c, cake_error *err) {
     while (want == 0 || count_usable(c, false) < want) {
         int64_t left = deadline - cake_now_ms();
         if (left <= 0) {
-            /* Somebody who just introduced himself may finish being measured. */
+            /* Somebody who introduced himself may finish being measured; a busy machine takes long
+             * for that, and when he is asked for there is no point in leaving without him. */
             bool measuring = false;
             for (size_t i = 0; i < c->n_peers; i++)
                 measuring |= c->peers[i]->state == CAKE_PEER_MEASURING;
-            if (!measuring || left < -1000) break;
+            if (!measuring || left < (want ? -MEASURE_WAIT_MS : -1000)) break;
             left = 20;
         }
         st = cake_cluster_poll(c, left < 50 ? (int)left : 50, -1, err);
