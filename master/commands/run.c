@@ -25,6 +25,7 @@ typedef struct {
     cake_ids ids; /* of the prompt */
     cake_generation *gen;
     FILE *logits;
+    bool continues; /* the prompt as it is: no chat form */
     bool over, write_failed;
     cake_done how;
     cake_error err;
@@ -62,6 +63,7 @@ static cake_status make_prompt(completion *c, cake_error *err) {
         /* The template writes the special tokens itself. */
         st = cake_tokenizer_encode(c->tokenizer, text, len, CAKE_TOK_PARSE_SPECIAL, &c->ids, err);
     } else if (st == CAKE_ENOTFOUND) {
+        c->continues = true;
         if (c->o->system_prompt && !c->o->raw)
             return cake_fail(err, CAKE_EUSAGE,
                              "--system-prompt needs a chat template and this model has none; "
@@ -113,7 +115,8 @@ static cake_status start(completion *c, cake_error *err) {
     cake_generation_config g = {.tokenizer = c->tokenizer,
                                 .eos = &c->eos,
                                 .n_vocab = c->model->config.vocab,
-                                .max_tokens = (uint64_t)o->sample_len};
+                                .max_tokens = (uint64_t)o->sample_len,
+                                .continues = c->continues};
     cake_sampler_params *p = &g.sampler;
     cake_sampler_params_default(p);
     p->temperature = (float)o->temperature;

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Tokens of the prompt that the decoder is shown, so that it knows it is inside of a text. */
+enum { CONTEXT_TOKENS = 16 };
+
 /* ---- what ends a text ---- */
 
 static void add_eos(cake_eos *e, const cake_model *m, int64_t id) {
@@ -128,6 +131,12 @@ cake_status cake_generation_new(cake_generation **out, const cake_generation_con
     for (size_t i = 0; st == CAKE_OK && i < n_prompt; i++)
         st = cake_ids_push(&g->ids, prompt[i], err);
     g->n_prompt = n_prompt;
+    for (size_t i = n_prompt > CONTEXT_TOKENS ? n_prompt - CONTEXT_TOKENS : 0;
+         c->continues && i < n_prompt; i++) {
+        const char *text;
+        size_t len;
+        cake_detok_push(g->detok, prompt[i], &text, &len);
+    }
     if (st == CAKE_OK)
         *out = g;
     else

@@ -60,6 +60,8 @@ typedef struct {
     const char *const *stop;     /* [n_stop], copied */
     size_t n_stop;
     bool ignore_eos;
+    bool continues; /* the text goes on where the prompt's ends: a blank before its first word stays,
+                       and so does the rest of a character that the prompt begins */
 } cake_generation_config;
 
 typedef struct cake_generation {

@@ -265,7 +265,8 @@ static cake_status submit_choice(cake_choice *c, cake_error *err) {
                                 .max_tokens = max,
                                 .stop = r->stop,
                                 .n_stop = r->n_stop,
-                                .ignore_eos = r->ignore_eos};
+                                .ignore_eos = r->ignore_eos,
+                                .continues = r->kind == CAKE_API_COMPLETION};
     g.sampler.seed += c->index;
     cake_status st = cake_generation_new(&c->gen, &g, ids->v, ids->n, err);
     if (st != CAKE_OK) return st;

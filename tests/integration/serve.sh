@@ -71,6 +71,7 @@ same "logit_bias forces a token" "zzzz" "$(ID=$(post /tokenize '{"content":"z"}'
 same "completions of two prompts" "2 text_completion" "$(post /v1/completions '{"prompt":["Once","The"],"max_tokens":3}' | json '[len(d["choices"]), d["object"]]' | tr -d "[],'")"
 same "completions as run gives them" "$("$BIN/cake-master" run --model "$MODEL" --discovery-timeout 0 --threads 1 -q --raw --temperature 0 -n 30 "Once upon a time" 2>/dev/null)" \
     "$(post /v1/completions '{"prompt":"Once upon a time","max_tokens":30,"temperature":0}' | json 'd["choices"][0]["text"]')"
+same "a completion keeps the blank it begins with" " upon" "$(post /v1/completions '{"prompt":"Once","max_tokens":5,"temperature":0}' | json 'd["choices"][0]["text"]')"
 same "tokenize and back" "a little" "$(post /detokenize "{\"tokens\":$(post /tokenize '{"content":"a little"}' | json 'd["tokens"]')}" | json 'd["content"].strip()')"
 same "apply-template" "Once upon a time" "$(post /apply-template "$CHAT}" | json 'd["prompt"]')"
 
