@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+enum { BATCH = 8 }; /* blocks whose searches run side by side */
+
 /* Truncation and rounding half away from zero, safe for any v: clamp(round(v), lo, hi). */
 static int truncate_clamp(float v, int lo, int hi) {
     v = v < (float)hi ? v : (float)hi;
@@ -83,17 +85,25 @@ void cake_encode_32(cake_codec codec, cake_encode_flavour flavour, const float *
         for (size_t i = 0; i < 32 * n; i++) sigma2 += x[i] * x[i];
         sigma2 /= (float)(32 * n);
     }
-    for (; n > 0; n--, x += 32) {
-        uint8_t codes[32];
-        float w[32], d, min = 0;
+    uint8_t fitted[BATCH * 32];
+    float w[BATCH * 32], scales[BATCH], mins[BATCH];
+    for (size_t j = 0; j < n; j++, x += 32) {
+        uint8_t own[32], *codes = own;
+        float d, min = 0;
         if (importance) {
-            for (int i = 0; i < 32; i++) w[i] = importance[i] * sqrtf(sigma2 + x[i] * x[i]);
-            importance += 32;
-            if (has_min) {
-                cake_fit_min(1, 32, &rule, true, x, w, codes, &d, &min);
-                min = -min;
-            } else
-                cake_fit_signed(1, 32, half, x, w, CAKE_EPS_GGML, 0, codes, &d);
+            const uint32_t at = j % BATCH;
+            if (at == 0) {
+                const uint32_t count = n - j < BATCH ? (uint32_t)(n - j) : BATCH;
+                for (uint32_t i = 0; i < 32 * count; i++)
+                    w[i] = importance[32 * j + i] * sqrtf(sigma2 + x[i] * x[i]);
+                if (has_min)
+                    cake_fit_min(count, 32, &rule, true, x, w, fitted, scales, mins);
+                else
+                    cake_fit_signed(count, 32, half, x, w, CAKE_EPS_GGML, 0, fitted, scales);
+            }
+            codes = fitted + 32 * at;
+            d = scales[at];
+            if (has_min) min = -mins[at];
         } else if (has_min)
             d = codes_min(flavour, x, top, codes, &min);
         else

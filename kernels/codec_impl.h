@@ -116,6 +116,17 @@ typedef struct {
 void cake_fit_min(uint32_t n_sub, uint32_t len, const cake_fit_rule *rule, bool move_low,
                   const float *x, const float *w, uint8_t *codes, float *scales, float *mins);
 
+/* Both fits with scale and min, and with one signed scale, for 4 or 8 sub-blocks at once
+ * (codec_search_body.h): same arguments less n_sub, same bytes. */
+#define CAKE_DECLARE_FITS(isa)                                                                     \
+    void cake_fit_signed_##isa(uint32_t len, int nmax, const float *x, const float *w, float eps,  \
+                               uint8_t null_code, uint8_t *codes, float *scales);                  \
+    void cake_fit_min_##isa(uint32_t len, const cake_fit_rule *rule, bool move_low,                \
+                            const float *x, const float *w, uint8_t *codes, float *scales,         \
+                            float *mins)
+CAKE_DECLARE_FITS(base);
+CAKE_DECLARE_FITS(avx2);
+
 /* Scale of n <= 16 values that are not negative, codes 0 .. nmax. */
 float cake_fit_positive(uint32_t n, int nmax, const float *x, const float *w, float eps,
                         uint8_t *codes);

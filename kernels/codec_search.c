@@ -3,6 +3,7 @@
  * The order of every operation is part of the format: encoders compare errors with <, and one bit
  * in the last place of a sum changes which trial wins. */
 #include "kernels/codec_impl.h"
+#include "kernels/cpu.h"
 
 /* The element of largest magnitude, the first one on ties; *max is that magnitude. */
 static float extreme(uint32_t n, const float *x, float *max) {
@@ -45,9 +46,28 @@ static float fit_signed(uint32_t n, int nmax, const float *x, const float *w, fl
     return scale;
 }
 
+/* How many of the remaining sub-blocks to fit side by side: 8, 4 or, one by one, 0. */
+static uint32_t lanes_for(uint32_t remaining) {
+    cake_isa isa = cake_cpu_isa();
+    if (remaining >= 8 && (isa == CAKE_ISA_AVX2 || isa == CAKE_ISA_AVX512)) return 8;
+    return remaining >= 4 ? 4 : 0;
+}
+
 void cake_fit_signed(uint32_t n_sub, uint32_t len, int nmax, const float *x, const float *w,
                      float eps, uint8_t null_code, uint8_t *codes, float *scales) {
-    for (uint32_t j = 0; j < n_sub; j++)
+    uint32_t j = 0;
+    for (uint32_t step; (step = lanes_for(n_sub - j)) != 0; j += step) {
+        const float *weights = w ? w + j * len : NULL;
+#if defined(__x86_64__)
+        if (step == 8)
+            cake_fit_signed_avx2(len, nmax, x + j * len, weights, eps, null_code, codes + j * len,
+                                 scales + j);
+        else
+#endif
+            cake_fit_signed_base(len, nmax, x + j * len, weights, eps, null_code, codes + j * len,
+                                 scales + j);
+    }
+    for (; j < n_sub; j++)
         scales[j] = fit_signed(len, nmax, x + j * len, w ? w + j * len : NULL, eps, null_code,
                                codes + j * len);
 }
@@ -155,7 +175,17 @@ static float fit_min(uint32_t n, const cake_fit_rule *r, bool move_low, const fl
 
 void cake_fit_min(uint32_t n_sub, uint32_t len, const cake_fit_rule *rule, bool move_low,
                   const float *x, const float *w, uint8_t *codes, float *scales, float *mins) {
-    for (uint32_t j = 0; j < n_sub; j++)
+    uint32_t j = 0;
+    for (uint32_t step; (step = lanes_for(n_sub - j)) != 0; j += step)
+#if defined(__x86_64__)
+        if (step == 8)
+            cake_fit_min_avx2(len, rule, move_low, x + j * len, w + j * len, codes + j * len,
+                              scales + j, mins + j);
+        else
+#endif
+            cake_fit_min_base(len, rule, move_low, x + j * len, w + j * len, codes + j * len,
+                              scales + j, mins + j);
+    for (; j < n_sub; j++)
         scales[j] =
             fit_min(len, rule, move_low, x + j * len, w + j * len, codes + j * len, mins + j);
 }

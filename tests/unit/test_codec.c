@@ -9,7 +9,7 @@
 
 #include "common/file.h"
 #include "common/sha256.h"
-#include "kernels/codec.h"
+#include "kernels/codec_impl.h"
 #include "kernels/vec.h"
 
 #include <math.h>
@@ -685,6 +685,41 @@ static void test_q8_0_stable(void **state) {
     }
 }
 
+/* Sub-blocks fitted side by side get what each gets alone, however many there are. */
+static void test_fits_side_by_side(void **state) {
+    (void)state;
+    static const cake_fit_rule rules[] = {
+        CAKE_RULE_IMPORTANCE(3), CAKE_RULE_IMPORTANCE(31), {3, -0.5f, 0.1f, 15, true}};
+    float w[17 * 32];
+    for (int i = 0; i < 17 * 32; i++) w[i] = i % 5 ? (float)(1 + i * 7 % 13) : 0;
+    for (int r = 0; r < KINDS; r++)
+        for (uint32_t len = 16; len <= 32; len += 16)
+            for (uint32_t n = 1; n <= 17; n++) {
+                const float *x = kind_rows[r] + r;
+                uint8_t together[17 * 32], alone[17 * 32];
+                float s[2][17], m[2][17];
+                for (size_t rule = 0; rule < COUNT(rules); rule++)
+                    for (int move = 0; move < 2; move++) {
+                        cake_fit_min(n, len, &rules[rule], move, x, w, together, s[0], m[0]);
+                        for (uint32_t j = 0; j < n; j++)
+                            cake_fit_min(1, len, &rules[rule], move, x + j * len, w + j * len,
+                                         alone + j * len, &s[1][j], &m[1][j]);
+                        assert_memory_equal(together, alone, n * len);
+                        assert_memory_equal(s[0], s[1], n * sizeof(float));
+                        assert_memory_equal(m[0], m[1], n * sizeof(float));
+                    }
+                for (int weigh = 0; weigh < 2; weigh++) {
+                    cake_fit_signed(n, len, 16, x, weigh ? w : NULL, CAKE_EPS_KQ, 7, together,
+                                    s[0]);
+                    for (uint32_t j = 0; j < n; j++)
+                        cake_fit_signed(1, len, 16, x + j * len, weigh ? w + j * len : NULL,
+                                        CAKE_EPS_KQ, 7, alone + j * len, &s[1][j]);
+                    assert_memory_equal(together, alone, n * len);
+                    assert_memory_equal(s[0], s[1], n * sizeof(float));
+                }
+            }
+}
+
 /* Not numbers, infinities, the largest and the smallest floats: any bytes, but it ends. */
 static void test_hostile_floats(void **state) {
     (void)state;
@@ -726,6 +761,7 @@ int main(void) {
         cmocka_unit_test(test_encode_ggml),
         cmocka_unit_test(test_encode_kinds),
         cmocka_unit_test(test_encode_mlx),
+        cmocka_unit_test(test_fits_side_by_side),
         cmocka_unit_test(test_error_bounds),
         cmocka_unit_test(test_q8_0_stable),
         cmocka_unit_test(test_hostile_floats),
