@@ -418,7 +418,8 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
 }
 
 static void on_accept_error(struct evconnlistener *l, void *arg) {
-    (void)l, (void)arg;
+    (void)arg;
+    evconnlistener_disable(l); /* out of descriptors: the tick tries again */
     cake_log(CAKE_LOG_ERROR, "event=accept_failed reason=\"%s\"", strerror(errno));
 }
 
@@ -437,6 +438,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
             !(x->state == LINGER && evbuffer_get_length(bufferevent_get_output(x->bev))))
             leave(x);
     }
+    evconnlistener_enable(h->listener);
     h->c.tick(h->c.arg);
 }
 

@@ -11,10 +11,12 @@
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
     KEEP_ALIVE_MS = 5000, /* silence on a stream before a comment is sent */
     CONNECTIONS_MAX = 2048,
+    FAREWELL_MS = 500,
 };
 
 #define JSON_TYPE "application/json"
@@ -333,7 +335,7 @@ static bool ready(cake_serve *s, cake_api_error *e) {
                              : "a worker was lost; the model is being loaded again");
 }
 
-/* A name that ends the same way is the same model for us: clients keep organisations and paths. */
+/* No name, or "default", is whatever is served. */
 static bool is_model(const cake_serve *s, const char *name) {
     return !name || !*name || strcmp(name, s->config.model) == 0 || strcmp(name, "default") == 0;
 }
@@ -574,10 +576,13 @@ void cake_serve_close(cake_serve *s) {
         pthread_join(s->prepare_thread, NULL);
     }
     if (s->http_runs) {
+        /* What ended with the loop is told so, if its client takes it at once. */
+        for (int i = 0; i < FAREWELL_MS / 10 && cake_queue_len(s->to_http); i++) usleep(10000);
+        usleep(10000);
         cake_http_stop(s->http);
         pthread_join(s->http_thread, NULL);
     }
-    /* Nobody else runs now; the last errors still go out, as far as sockets take them at once. */
+    /* Nobody else runs now. */
     for (cake_event *e; (e = cake_queue_pop(s->to_http, 0, 0));) {
         on_job_event(e);
         cake_event_free(e);

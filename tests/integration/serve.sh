@@ -157,7 +157,11 @@ busy = sum(t.startswith(b"HTTP/1.1 429") and b"Retry-After: " in t for t in got)
 print(ok + busy, ok >= 12)
 EOF
 same "each of 60 at once is answered or told to come again" "60 True" "$(python3 "$IT/flood.py" "$URL")"
+for i in 1 2 3 4 5 6; do post /v1/completions "$LONG" -N >"$IT/last$i" & done
+wait_until 5 fails metric_is cake_requests_running 0
 check "the server stops on request" stop main TERM 10
+wait
+same "and says so to those it was answering" 6 "$(grep -lE '"code":"unavailable"|\[DONE\]' "$IT"/last? | wc -l)"
 check "cleanly" fails logged main 'cake-master:|ERROR|WARNING: Thread'
 
 # ---- keys, and no template
