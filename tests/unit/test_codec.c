@@ -685,6 +685,40 @@ static void test_q8_0_stable(void **state) {
     }
 }
 
+/* A block whose third-bit search changes codes in its fifth pass, and would in a sixth. */
+static void test_encode_passes(void **state) {
+    (void)state;
+    float x[256];
+    uint8_t b[110];
+    for (int64_t i = 0; i < 256; i++) {
+        int64_t at = 256 * 796 + i, v = 12347 * (at + 1) * (at % 97 + 3) % 16381 - 8190;
+        x[i] = (float)v / 1024;
+        x[i] *= fabsf(x[i]);
+    }
+    cake_codec_encode_row(CAKE_CODEC_Q3_K, CAKE_ENCODE_GGML, x, NULL, b, 256);
+    expect_sum(b, sizeof b, "fad5c653b3c6ba2b", "q3_k");
+}
+
+/* Scales that lie halfway between two f16, or beyond its range. */
+static void test_half_rounding(void **state) {
+    (void)state;
+    static const struct {
+        float d;
+        uint16_t half;
+    } t[] = {{1 + 0x1p-11f, 0x3c00}, {1 + 3 * 0x1p-11f, 0x3c02},
+             {0x1p-25f, 0},          {1.5f * 0x1p-24f, 0x0002},
+             {0x1.8p-25f, 0x0001},   {0x1.ffcp-15f, 0x0400},
+             {0x1.ff8p-15f, 0x03ff}, {65504, 0x7bff},
+             {65520, 0x7c00},        {65488, 0x7bfe}};
+    for (size_t i = 0; i < COUNT(t); i++) {
+        float x[32] = {-127 * t[i].d}; /* exact: d has few bits */
+        uint8_t b[34];
+        cake_codec_encode_row(CAKE_CODEC_Q8_0, CAKE_ENCODE_GGML, x, NULL, b, 32);
+        if ((b[0] | b[1] << 8) != t[i].half) fail_msg("%a: %02x%02x", (double)t[i].d, b[1], b[0]);
+        assert_int_equal((int8_t)b[2], -127);
+    }
+}
+
 /* Sub-blocks fitted side by side get what each gets alone, however many there are. */
 static void test_fits_side_by_side(void **state) {
     (void)state;
@@ -761,6 +795,8 @@ int main(void) {
         cmocka_unit_test(test_encode_ggml),
         cmocka_unit_test(test_encode_kinds),
         cmocka_unit_test(test_encode_mlx),
+        cmocka_unit_test(test_encode_passes),
+        cmocka_unit_test(test_half_rounding),
         cmocka_unit_test(test_fits_side_by_side),
         cmocka_unit_test(test_error_bounds),
         cmocka_unit_test(test_q8_0_stable),
