@@ -66,8 +66,8 @@ static const cake_opt opts[] = {
      "Sampling", "how many tokens the penalties look back; 0: none"},
     {"presence-penalty", 0, CAKE_OPT_FLOAT, AT(presence_penalty), "X", "0", -2, 2, NULL, SAMPLES, 0,
      "Sampling", "subtract X from the logit of every token that occurred"},
-    {"frequency-penalty", 0, CAKE_OPT_FLOAT, AT(frequency_penalty), "X", "0", -2, 2, NULL, SAMPLES, 0,
-     "Sampling", "subtract X from the logit of a token for each time it occurred"},
+    {"frequency-penalty", 0, CAKE_OPT_FLOAT, AT(frequency_penalty), "X", "0", -2, 2, NULL, SAMPLES,
+     0, "Sampling", "subtract X from the logit of a token for each time it occurred"},
     {"seed", 0, CAKE_OPT_INT, AT(seed), "N", "-1", -1, 9007199254740992.0, NULL, RUN, 0, "Sampling",
      "seed of the random choice; the same seed gives the same text on any cluster; -1: a new one "
      "each time"},
@@ -202,8 +202,9 @@ const cake_cli_program cake_master_program = {
 
 cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cli,
                                       cake_error *err) {
-    bool needs_model = cli->verb == CAKE_VERB_RUN || cli->verb == CAKE_VERB_SERVE || cli->verb == CAKE_VERB_PLAN ||
-                       cli->verb == CAKE_VERB_BUNDLE || cli->verb == CAKE_VERB_BENCH;
+    bool needs_model = cli->verb == CAKE_VERB_RUN || cli->verb == CAKE_VERB_SERVE ||
+                       cli->verb == CAKE_VERB_PLAN || cli->verb == CAKE_VERB_BUNDLE ||
+                       cli->verb == CAKE_VERB_BENCH;
     if (cli->verb == CAKE_VERB_RUN) {
         if (cli->n_args) {
             if (o->prompt)
