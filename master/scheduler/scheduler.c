@@ -57,6 +57,7 @@ struct cake_scheduler {
     flight flights[FLIGHT_MAX];
     cake_row *rows;
     float *logits;
+    int wake_fd; /* ends a step when readable; -1: none */
     bool broken; /* a batch failed: the stages' state is unknown */
     cake_error broken_why;
     cake_scheduler_stats stats;
@@ -71,6 +72,7 @@ cake_status cake_scheduler_new(cake_scheduler **out, cake_cluster *c, cake_error
     if (!p) return cake_fail(err, CAKE_EINVAL, "no plan is deployed");
     cake_scheduler *s = cake_calloc(1, sizeof *s);
     s->cluster = c;
+    s->wake_fd = -1;
     s->n_vocab = (uint32_t)(p->request.logit_bytes / 4);
     s->n_seqs = p->options.sequences;
     s->max_rows = p->options.max_rows;
@@ -206,6 +208,10 @@ cake_status cake_scheduler_submit(cake_scheduler *s, const cake_sequence_request
 void cake_scheduler_cancel(cake_scheduler *s, uint64_t id) {
     for (sequence *q = s->all; q; q = q->next)
         if (q->id == id) end(s, q, CAKE_DONE_CANCELED, NULL);
+}
+
+void cake_scheduler_wake_on(cake_scheduler *s, int fd) {
+    s->wake_fd = fd;
 }
 
 bool cake_scheduler_idle(const cake_scheduler *s) {
@@ -426,7 +432,7 @@ cake_status cake_scheduler_step(cake_scheduler *s, int timeout_ms, cake_error *e
     cake_status st = CAKE_OK;
     while (st == CAKE_OK && s->n_flights < s->max_flights && build(s, &b))
         st = send_batch(s, &b, err);
-    if (st == CAKE_OK) st = cake_cluster_poll(s->cluster, timeout_ms, -1, err);
+    if (st == CAKE_OK) st = cake_cluster_poll(s->cluster, timeout_ms, s->wake_fd, err);
     if (st == CAKE_OK) st = check_deadlines(s, err);
     if (st != CAKE_OK && !s->broken) {
         cake_error why = {.status = st};

@@ -67,6 +67,8 @@ void cake_scheduler_cancel(cake_scheduler *s, uint64_t id);
 /* Send what can be sent, then wait for at most timeout_ms for results. A lost worker ends every
  * sequence with CAKE_DONE_ERROR and is returned. */
 cake_status cake_scheduler_step(cake_scheduler *s, int timeout_ms, cake_error *err);
+/* From now on a step also ends when fd is readable (-1: no more); the caller reads it. */
+void cake_scheduler_wake_on(cake_scheduler *s, int fd);
 /* No sequence running or waiting. */
 bool cake_scheduler_idle(const cake_scheduler *s);
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { IDLE_POLL_MS = 250, BUSY_POLL_MS = 20 };
+enum { POLL_MS = 250 };
 
 char cake_serve_signal;
 
@@ -348,14 +348,12 @@ static void snapshot(cake_serve *s) {
 cake_status cake_serve_loop(cake_serve *s, cake_cluster *c, cake_error *err) {
     cake_status st = cake_scheduler_new(&s->scheduler, c, err);
     if (st != CAKE_OK) return st;
+    cake_scheduler_wake_on(s->scheduler, cake_queue_fd(s->to_loop));
     atomic_store(&s->state, CAKE_SERVE_READY);
     while (st == CAKE_OK) {
         take_orders(s);
         snapshot(s);
-        if (cake_scheduler_idle(s->scheduler))
-            st = cake_cluster_poll(c, IDLE_POLL_MS, cake_queue_fd(s->to_loop), err);
-        else
-            st = cake_scheduler_step(s->scheduler, BUSY_POLL_MS, err);
+        st = cake_scheduler_step(s->scheduler, POLL_MS, err);
     }
     atomic_store(&s->state, CAKE_SERVE_DOWN);
     take_orders(s); /* what came meanwhile ends with the rest */
