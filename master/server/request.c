@@ -10,8 +10,10 @@
 
 /* ---- errors ---- */
 
-static bool vfail(cake_api_error *e, int http, const char *type, const char *code,
-                  const char *param, const char *fmt, va_list ap) {
+__attribute__((format(printf, 6, 0))) static bool vfail(cake_api_error *e, int http,
+                                                        const char *type, const char *code,
+                                                        const char *param, const char *fmt,
+                                                        va_list ap) {
     e->http = http;
     e->type = type;
     e->code = code;
