@@ -23,10 +23,10 @@ for t in "$@"; do
     rc=$?
     case $t in
     *.sh)
-        p=$(grep -c '^ok - ' "$log") f=$(grep -c '^not ok - ' "$log") s=$(grep -c '^skip - ' "$log") ;;
+        p=$(grep -ac '^ok - ' "$log") f=$(grep -ac '^not ok - ' "$log") s=$(grep -ac '^skip - ' "$log") ;;
     *)
-        p=$(grep -c '^\[       OK \]' "$log") f=$(grep -cE '^\[  (FAILED|ERROR)   ?\] [^0-9]' "$log")
-        s=$(grep -c '^\[  SKIPPED \] [^0-9]' "$log")
+        p=$(grep -ac '^\[       OK \]' "$log") f=$(grep -acE '^\[  (FAILED|ERROR)   ?\] [^0-9]' "$log")
+        s=$(grep -ac '^\[  SKIPPED \] [^0-9]' "$log")
         # cmocka lists a failed test once when it ends and once in the summary
         f=$((f / 2)) s=$((s > 1 ? s / 2 : s)) ;;
     esac
@@ -36,7 +36,7 @@ for t in "$@"; do
     pass=$((pass + p)) fail=$((fail + f)) skip=$((skip + s))
     printf '%-44s %4d passed %3d failed %3d skipped  %5d ms\n' "$(basename "$t")" $p $f $s \
         $((($(date +%s%N) - start) / 1000000))
-    grep -E '^skip - |^skip: ' "$log"
+    grep -aE '^skip - |^skip: ' "$log"
     if ((rc != 0 || f > 0)) || [[ -n $V ]]; then
         echo "--- $t (exit $rc)"; tail -n 200 "$log"; echo "---"
     fi
