@@ -192,7 +192,15 @@ static cake_status check_plan_peers(cake_cluster *c, cake_error *err) {
     return CAKE_OK;
 }
 
+/* Whoever called us may have been busy for long: then it is not the workers that were silent. */
+static void excuse_silence(cake_cluster *c) {
+    int64_t now = cake_now_ms();
+    for (size_t i = 0; now - c->polled_ms > CAKE_PEER_SILENT_MS / 4 && i < c->n_peers; i++)
+        c->peers[i]->last_heard_ms = now;
+}
+
 cake_status cake_cluster_poll(cake_cluster *c, int timeout_ms, int extra_fd, cake_error *err) {
+    excuse_silence(c);
     zmq_pollitem_t items[2 * CAKE_CLUSTER_PEERS_MAX + 2];
     int n = 0;
     bool hurry = false;
@@ -223,6 +231,7 @@ cake_status cake_cluster_poll(cake_cluster *c, int timeout_ms, int extra_fd, cak
         cake_peer_step(c->peers[i], c->o.net);
     }
     if (c->o.progress) cake_progress_tick(c->o.progress);
+    c->polled_ms = cake_now_ms();
     if (c->o.interrupted && atomic_load(c->o.interrupted))
         return cake_fail(err, CAKE_ECANCELED, "interrupted");
     return check_plan_peers(c, err);

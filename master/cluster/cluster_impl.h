@@ -12,6 +12,7 @@ struct cake_cluster {
     cake_embed *embed;
     cake_discovery *discovery;
     int64_t opened_ms;
+    int64_t polled_ms; /* end of the last poll */
     size_t n_peers;
     cake_master_peer *peers[CAKE_CLUSTER_PEERS_MAX];
     /* the deployed plan */

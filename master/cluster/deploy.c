@@ -6,14 +6,19 @@
 #include "master/cluster/cluster_impl.h"
 #include "master/plan/plan_print.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     DEFAULT_ROWS = 256,
-    STALL_MS = 60000, /* a worker that makes no progress for so long while fetching or loading is
-                         given up */
+    /* A worker without progress in fetching or loading is given up after STALL_MS and the time to
+     * verify its weights at a slow 50 MB/s. */
+    STALL_MS = 60000,
+    STALL_BYTES_PER_MS = 50000,
 };
 
 /* Fixed cost of a batch through a stage: queues, wake-ups, serialisation (bench_hop measures it).
@@ -156,19 +161,63 @@ static size_t node_ranges(const cake_cluster_plan *p, uint32_t node, cake_unit_r
     return n;
 }
 
+/* Describing a bundle hashes its tensors the first time: minutes for a large model. A thread does
+ * it, so that the heartbeats go on. */
+typedef struct {
+    const cake_model *model;
+    const cake_unit_range *ranges;
+    size_t n_ranges;
+    unsigned threads;
+    cake_bundle *bundle;
+    cake_status status;
+    cake_error err;
+    _Atomic bool done;
+} bundle_job;
+
+static void *bundle_main(void *arg) {
+    bundle_job *j = arg;
+    const cake_model *m = j->model;
+    char *hashes = cake_hash_cache_dir();
+    cake_pool *pool = cake_pool_new(j->threads, 0);
+    j->status = cake_bundle_new(&j->bundle, m->layout, j->ranges, j->n_ranges, m->config_text,
+                                m->config_len, pool, hashes, &j->err);
+    cake_pool_free(pool);
+    free(hashes);
+    atomic_store(&j->done, true);
+    return NULL;
+}
+
 cake_status cake_cluster_bundle(cake_cluster *c, const cake_cluster_plan *p, uint32_t node,
                                 cake_bundle **out, cake_error *err) {
     cake_unit_range ranges[CAKE_STAGES_MAX];
     *out = NULL;
-    size_t n = node_ranges(p, node, ranges);
-    if (n == 0 || p->nodes[node].is_local) return CAKE_OK;
-    const cake_model *m = c->o.model;
-    char *hashes = cake_hash_cache_dir();
-    cake_pool *pool = cake_pool_new(c->o.threads, 0);
-    cake_status st = cake_bundle_new(out, m->layout, ranges, n, m->config_text, m->config_len, pool,
-                                     hashes, err);
-    cake_pool_free(pool);
-    free(hashes);
+    bundle_job j = {.model = c->o.model, .ranges = ranges, .threads = c->o.threads};
+    j.n_ranges = node_ranges(p, node, ranges);
+    if (j.n_ranges == 0 || p->nodes[node].is_local) return CAKE_OK;
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, bundle_main, &j) != 0)
+        return cake_fail(err, CAKE_ENOMEM, "cannot start a thread to describe a bundle");
+    cake_status st = CAKE_OK;
+    int64_t start_ms = cake_now_ms();
+    for (bool told = false; !atomic_load(&j.done);) {
+        if (!told && cake_now_ms() - start_ms > 1000) {
+            told = true;
+            if (c->o.progress)
+                cake_progress_line(c->o.progress,
+                                   "hashing the tensors for %s (once; the hashes are kept)",
+                                   p->peers[node]->name);
+        }
+        if (st == CAKE_OK)
+            st = cake_cluster_poll(c, 10, -1, err);
+        else
+            usleep(10000); /* interrupted, or a worker is gone: the thread still reads our memory */
+    }
+    pthread_join(thread, NULL);
+    if (st == CAKE_OK && j.status != CAKE_OK) st = cake_fail(err, j.status, "%s", j.err.msg);
+    if (st == CAKE_OK)
+        *out = j.bundle;
+    else if (j.status == CAKE_OK)
+        cake_bundle_free(j.bundle);
     return st;
 }
 
@@ -288,9 +337,12 @@ static cake_status wait_ready(cake_cluster *c, cake_cluster_plan *p, cake_error 
                                "worker '%s' %s: %s", peer->name,
                                peer->state == CAKE_PEER_FAILED ? "cannot take its part" : "is lost",
                                peer->reason);
-            else if (cake_now_ms() - w[i].progress_ms > STALL_MS && peer->state != CAKE_PEER_READY)
-                st = cake_fail(err, CAKE_ETIMEOUT, "worker '%s' makes no progress (%s for %d s)",
-                               peer->name, cake_peer_state_name(peer->state), STALL_MS / 1000);
+            else if (cake_now_ms() - w[i].progress_ms >
+                         STALL_MS + (int64_t)(p->plan.nodes[i].weight_bytes / STALL_BYTES_PER_MS) &&
+                     peer->state != CAKE_PEER_READY)
+                st = cake_fail(err, CAKE_ETIMEOUT, "worker '%s' makes no progress (%s for %lld s)",
+                               peer->name, cake_peer_state_name(peer->state),
+                               (long long)(cake_now_ms() - w[i].progress_ms) / 1000);
             all &= peer->state == CAKE_PEER_READY;
         }
     }

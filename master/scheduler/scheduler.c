@@ -12,8 +12,10 @@
 enum {
     QUEUE_MAX = 1024, /* sequences waiting for a slot */
     FLIGHT_MAX = CAKE_STAGES_MAX + 1,
-    BATCH_TIMEOUT_MS =
-        120000, /* a batch in flight for so long is lost, whatever the heartbeats say */
+    /* A batch in flight for so long is lost, whatever the heartbeats say; besides, SLOWER times as
+     * long as the plan expects of all that is in flight. */
+    BATCH_TIMEOUT_MS = 120000,
+    SLOWER = 20,
 };
 
 typedef enum { WAITING, PREFILL, DECODE, ENDED } phase;
@@ -57,6 +59,7 @@ struct cake_scheduler {
     flight flights[FLIGHT_MAX];
     cake_row *rows;
     float *logits;
+    uint64_t batch_timeout_ns;
     int wake_fd; /* ends a step when readable; -1: none */
     bool broken; /* a batch failed: the stages' state is unknown */
     cake_error broken_why;
@@ -81,6 +84,10 @@ cake_status cake_scheduler_new(cake_scheduler **out, cake_cluster *c, cake_error
     s->n_stages = p->plan.n_stages;
     s->free_blocks = s->n_seqs * (s->context / CAKE_EMBED_KV_BLOCK + 1);
     s->max_flights = s->n_stages + 1;
+    double expected_s =
+        p->plan.prefill_tps > 0 ? s->max_rows * s->max_flights / p->plan.prefill_tps : 0;
+    if (!(expected_s < 1e6)) expected_s = 1e6;
+    s->batch_timeout_ns = BATCH_TIMEOUT_MS * 1000000ull + (uint64_t)(expected_s * SLOWER * 1e9);
     s->n_free_slots = s->n_seqs;
     s->free_slots = cake_calloc(s->n_seqs, sizeof *s->free_slots);
     for (uint32_t i = 0; i < s->n_seqs; i++) s->free_slots[i] = s->n_seqs - 1 - i;
@@ -417,11 +424,10 @@ static void on_message(void *arg, const cake_msg *m) {
 static cake_status check_deadlines(cake_scheduler *s, cake_error *err) {
     uint64_t now = cake_now_ns();
     for (uint32_t i = 0; i < s->max_flights; i++)
-        if (s->flights[i].used &&
-            now - s->flights[i].sent_ns > (uint64_t)BATCH_TIMEOUT_MS * 1000000u)
+        if (s->flights[i].used && now - s->flights[i].sent_ns > s->batch_timeout_ns)
             return cake_fail(err, CAKE_ETIMEOUT,
-                             "a batch has been on its way for %d s; a worker hangs",
-                             BATCH_TIMEOUT_MS / 1000);
+                             "a batch has been on its way for %llu s; a worker hangs",
+                             (unsigned long long)(s->batch_timeout_ns / 1000000000u));
     return CAKE_OK;
 }
 
