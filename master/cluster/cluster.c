@@ -239,15 +239,10 @@ cake_status cake_cluster_poll(cake_cluster *c, int timeout_ms, int extra_fd, cak
 
 /* ---- gathering ---- */
 
-/* Busy workers count as absent: their master is alive and theirs. */
-static bool usable(const cake_master_peer *p) {
-    return p->state >= CAKE_PEER_IDLE && p->state <= CAKE_PEER_READY && !p->hello.busy;
-}
-
 static size_t count_usable(const cake_cluster *c, bool local) {
     size_t n = 0;
     for (size_t i = 0; i < c->n_peers; i++)
-        n += c->peers[i]->is_local == local && usable(c->peers[i]);
+        n += c->peers[i]->is_local == local && cake_peer_usable(c->peers[i]);
     return n;
 }
 
@@ -269,7 +264,7 @@ static cake_status explain_missing(cake_cluster *c, size_t want, cake_error *err
     size_t at = 0, refused = 0;
     for (size_t i = 0; i < c->n_peers && at < sizeof text; i++) {
         const cake_master_peer *p = c->peers[i];
-        if (p->is_local || usable(p)) continue;
+        if (p->is_local || cake_peer_usable(p)) continue;
         refused += p->state == CAKE_PEER_REFUSED;
         at += (size_t)snprintf(
             text + at, sizeof text - at, "; '%s' at %s: %s%s%s", p->name, p->addresses[p->address],

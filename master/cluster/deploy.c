@@ -21,8 +21,8 @@ enum {
     STALL_BYTES_PER_MS = 50000,
 };
 
-/* Fixed cost of a batch through a stage: queues, wake-ups, serialisation (bench_hop measures it).
- */
+/* Fixed cost of a batch through a stage: queues, wake-ups, serialisation ("hop" of cake-master
+ * bench). */
 static const double STAGE_OVERHEAD_S = 60e-6;
 
 uint64_t cake_cluster_epoch(const cake_cluster *c) {
@@ -50,12 +50,6 @@ void cake_cluster_plan_deinit(cake_cluster_plan *p) {
     *p = (cake_cluster_plan){0};
 }
 
-static bool usable(const cake_master_peer *p) {
-    return p->state >= CAKE_PEER_IDLE && p->state != CAKE_PEER_LOST &&
-           p->state != CAKE_PEER_FAILED && !(p->hello.busy && !p->is_local);
-}
-
-/* local: index of the master's own node. */
 static void add_pins(cake_cluster *c, cake_cluster_plan *p, uint32_t n_layers, uint32_t local) {
     const cake_topology *t = c->o.topology;
     bool all_listed = t->n_workers > 0;
@@ -117,7 +111,7 @@ cake_status cake_cluster_make_plan(cake_cluster *c, const cake_deployment_option
     uint32_t local = CAKE_PLAN_MASTER;
     for (size_t i = 0; i < c->n_peers; i++) {
         cake_master_peer *peer = c->peers[i];
-        if (!usable(peer)) continue;
+        if (!cake_peer_usable(peer)) continue;
         uint32_t k = r->n_nodes++;
         if (peer->is_local) local = k;
         p->peers[k] = peer;

@@ -232,6 +232,10 @@ static void pump_chunks(cake_master_peer *p) {
     }
 }
 
+bool cake_peer_usable(const cake_master_peer *p) {
+    return p->state >= CAKE_PEER_IDLE && p->state <= CAKE_PEER_READY && !p->hello.busy;
+}
+
 bool cake_peer_wants_to_send(const cake_master_peer *p) {
     uint64_t offset;
     size_t len;

@@ -41,6 +41,8 @@ typedef struct {
     cake_scratch *scratch;
     float *in, *logits; /* a batch's input and, with the head, its output rows */
     size_t in_floats, logit_floats;
+    cake_row *rows;            /* [max_rows] of the batch at hand */
+    cake_kv_op *ops;           /* [max_ops()] */
     cake_worker_status memory; /* weight_bytes, kv_bytes, other_bytes of a loaded assignment */
 } job;
 
@@ -100,8 +102,18 @@ static void send_progress(cake_compute *c, uint64_t done, uint64_t total, bool a
 
 /* ---- loading ---- */
 
+/* KV commands a sane master puts into one batch, and what room is made for. */
+static uint32_t max_ops(const cake_assign *a) {
+    uint32_t n = 4 * a->n_seqs + 16;
+    return n < CAKE_OPS_MAX ? n : CAKE_OPS_MAX;
+}
+
 static void unload(cake_compute *c) {
     job *j = &c->j;
+    free(j->rows);
+    free(j->ops);
+    j->rows = NULL;
+    j->ops = NULL;
     for (int i = 0; i < CAKE_ASSIGN_STAGES_MAX; i++) {
         cake_stage_free(j->stage[i]);
         j->stage[i] = NULL;
@@ -241,6 +253,8 @@ static cake_status load(cake_compute *c, cake_error *err) {
         st = cake_fail(err, CAKE_ENOMEM, "no memory for batches of %u rows", a->max_rows);
         goto out;
     }
+    j->rows = cake_calloc(a->max_rows, sizeof *j->rows);
+    j->ops = cake_calloc(max_ops(a), sizeof *j->ops);
     st = cake_scratch_new(&j->scratch, &j->config, a->max_rows, cake_pool_threads(c->pool), err);
     for (uint32_t i = 0; st == CAKE_OK && i < a->n_stages; i++) {
         st =
@@ -447,10 +461,10 @@ static void send_error(cake_compute *c, const cake_msg *m, cake_status st, const
     send_master(c, cake_msg_error(m->h.epoch, m->h.id, m->h.stage, st, text));
 }
 
-/* The output of a stage as a message: header, descriptors, timings of all stages so far, values. */
+/* The output of a stage as a message, for the rows and ops now in the job: header, descriptors,
+ * timings of all stages so far, values. */
 static cake_msg *build_output(const cake_compute *c, const cake_msg *m, uint32_t slot,
-                              const cake_row *rows, const float *values, uint32_t n_out,
-                              uint64_t started_ns) {
+                              const float *values, uint32_t n_out, uint64_t started_ns) {
     const job *j = &c->j;
     bool head = cake_stage_has_head(j->stage[slot]);
     cake_stage_time times[CAKE_STAGES_MAX];
@@ -471,12 +485,8 @@ static cake_msg *build_output(const cake_compute *c, const cake_msg *m, uint32_t
                        .n_ops = head ? 0 : m->h.n_ops,
                        .n_times = n_times,
                        .width = width};
-    cake_kv_op ops[64], *all = ops; /* rarely more than a few; the heap for the rest */
-    if (h.n_ops > 64) all = cake_malloc(h.n_ops * sizeof *all);
-    for (uint32_t i = 0; i < h.n_ops; i++) all[i] = cake_msg_op(m, i);
     if (head && n_out == 0) h.width = 0, h.dtype = CAKE_WIRE_NONE; /* nobody asked for logits */
-    cake_msg *out = cake_msg_rows(&h, rows, all, times);
-    if (all != ops) free(all);
+    cake_msg *out = cake_msg_rows(&h, j->rows, j->ops, times);
     for (uint32_t i = 0; out && i < n_out; i++)
         cake_act_pack(cake_msg_values(out, i), values + (size_t)i * width, width, type);
     return out;
@@ -495,7 +505,7 @@ static void on_batch(cake_compute *c, const cake_msg *m) {
     cake_stage *stage = j->stage[slot];
     cake_wire_limits limits = {.epoch = j->epoch,
                                .n_rows = j->assign.max_rows,
-                               .n_ops = CAKE_OPS_MAX,
+                               .n_ops = max_ops(&j->assign),
                                .n_seqs = j->assign.n_seqs,
                                .n_ctx = j->assign.context,
                                .n_vocab = j->config.vocab,
@@ -509,8 +519,8 @@ static void on_batch(cake_compute *c, const cake_msg *m) {
         return;
     }
     uint32_t n = m->h.n_rows, n_logits = 0, width = cake_stage_width_in(stage), n_out = 0;
-    cake_row *rows = cake_malloc(n * sizeof *rows);
-    cake_kv_op *ops = cake_malloc(m->h.n_ops * sizeof *ops);
+    cake_row *rows = j->rows;
+    cake_kv_op *ops = j->ops;
     for (uint32_t i = 0; i < n; i++) {
         rows[i] = cake_msg_row(m, i);
         n_logits += rows[i].flags & CAKE_ROW_LOGITS;
@@ -535,7 +545,7 @@ static void on_batch(cake_compute *c, const cake_msg *m) {
             for (uint32_t i = 0; i < n; i++)
                 if (rows[i].flags & CAKE_ROW_LOGITS) rows[k++] = rows[i];
         }
-        cake_msg *reply = build_output(c, m, slot, rows, head ? j->logits : j->in, n_out, started);
+        cake_msg *reply = build_output(c, m, slot, head ? j->logits : j->in, n_out, started);
         if (!reply) {
             send_error(c, m, CAKE_ENOMEM, "no memory for the output of a batch");
         } else {
@@ -545,8 +555,6 @@ static void on_batch(cake_compute *c, const cake_msg *m) {
             cake_queue_push(c->out, o);
         }
     }
-    free(rows);
-    free(ops);
 }
 
 /* ---- thread ---- */
