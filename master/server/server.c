@@ -3,7 +3,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
-#include "master/server/jobs.h"
+#include "master/server/routes.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -28,7 +28,7 @@ static const char *json_text(json_object *o, size_t *len) {
         o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, len);
 }
 
-static void reply_json(cake_exchange *x, int status, json_object *o) {
+void cake_reply_json(cake_exchange *x, int status, json_object *o) {
     size_t len;
     const char *text = json_text(o, &len);
     cake_http_reply(x, status, JSON_TYPE, text, len);
@@ -40,7 +40,7 @@ static void reply_error(cake_serve *s, cake_exchange *x, const cake_api_error *e
                      1);
     if (e->http == 429 || e->http == 503) cake_http_header(x, "Retry-After", "1");
     if (e->http == 401) cake_http_header(x, "WWW-Authenticate", "Bearer");
-    reply_json(x, e->http, cake_reply_error(e));
+    cake_reply_json(x, e->http, cake_reply_error(e));
 }
 
 static void on_refused(void *arg, cake_exchange *x, int status) {
@@ -174,7 +174,7 @@ static void reply_completion(cake_job *j) {
         cake_reply_choice(o, &h, i, c->text.v, c->text.n, lp, c->finish, true);
     }
     add_usage(j, o);
-    reply_json(j->x, 200, o);
+    cake_reply_json(j->x, 200, o);
 }
 
 static void reply_prepared(cake_job *j) {
@@ -196,7 +196,7 @@ static void reply_prepared(cake_job *j) {
         json_object_object_add(o, j->req.kind == CAKE_API_TEMPLATE ? "prompt" : "content",
                                json_object_new_string_len(j->text, (int)j->text_len));
     }
-    reply_json(j->x, 200, o);
+    cake_reply_json(j->x, 200, o);
 }
 
 static void end_stream(cake_job *j) {
@@ -340,11 +340,13 @@ static bool is_model(const cake_serve *s, const char *name) {
     return !name || !*name || strcmp(name, s->config.model) == 0 || strcmp(name, "default") == 0;
 }
 
-static bool accept_job(cake_serve *s, cake_exchange *x, cake_api_kind kind, cake_api_error *e) {
+static bool accept_job(cake_serve *s, cake_exchange *x, const cake_route *route, const char *rest,
+                       cake_api_error *e) {
+    (void)rest;
     size_t len;
     const char *body = cake_exchange_body(x, &len);
     cake_api_request r;
-    if (!cake_api_parse(&r, kind, body, len, &s->config.defaults, e)) return false;
+    if (!cake_api_parse(&r, route->kind, body, len, &s->config.defaults, e)) return false;
     bool ok = true;
     if (!is_model(s, r.model))
         ok = cake_api_fail(e, 404, "invalid_request_error", "model_not_found", "model",
@@ -362,7 +364,9 @@ static bool accept_job(cake_serve *s, cake_exchange *x, cake_api_kind kind, cake
     return ok;
 }
 
-static void get_health(cake_serve *s, cake_exchange *x) {
+static bool get_health(cake_serve *s, cake_exchange *x, const cake_route *r, const char *rest,
+                       cake_api_error *e) {
+    (void)r, (void)rest, (void)e;
     int state = atomic_load(&s->state);
     json_object *o = json_object_new_object();
     json_object_object_add(o, "status",
@@ -370,22 +374,28 @@ static void get_health(cake_serve *s, cake_exchange *x) {
                                                   : state == CAKE_SERVE_LOADING ? "loading"
                                                                                 : "unavailable"));
     if (state != CAKE_SERVE_READY) cake_http_header(x, "Retry-After", "1");
-    reply_json(x, state == CAKE_SERVE_READY ? 200 : 503, o);
+    cake_reply_json(x, state == CAKE_SERVE_READY ? 200 : 503, o);
+    return true;
 }
 
 static uint32_t known_context(cake_serve *s) {
     return atomic_load(&s->state) == CAKE_SERVE_READY ? s->engine.context : 0;
 }
 
-static void get_models(cake_serve *s, cake_exchange *x) {
+static bool get_models(cake_serve *s, cake_exchange *x, const cake_route *r, const char *rest,
+                       cake_api_error *e) {
+    (void)r, (void)rest, (void)e;
     json_object *o = json_object_new_object(), *data = json_object_new_array();
     json_object_array_add(data, cake_reply_model(s->config.model, s->started, known_context(s)));
     json_object_object_add(o, "object", json_object_new_string("list"));
     json_object_object_add(o, "data", data);
-    reply_json(x, 200, o);
+    cake_reply_json(x, 200, o);
+    return true;
 }
 
-static void get_metrics(cake_serve *s, cake_exchange *x) {
+static bool get_metrics(cake_serve *s, cake_exchange *x, const cake_route *r, const char *rest,
+                        cake_api_error *e) {
+    (void)r, (void)rest, (void)e;
     cake_text t = {0};
     cake_http_stats st;
     cake_http_stats_get(s->http, &st);
@@ -403,6 +413,7 @@ static void get_metrics(cake_serve *s, cake_exchange *x) {
                   st.requests);
     cake_http_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", t.v, t.n);
     free(t.v);
+    return true;
 }
 
 /* %XX undone, for names of models with a slash. */
@@ -425,44 +436,34 @@ static void unescape(const char *in, char *out, size_t cap) {
     out[n] = 0;
 }
 
-static bool get_model(cake_serve *s, cake_exchange *x, const char *escaped, cake_api_error *e) {
+static bool get_model(cake_serve *s, cake_exchange *x, const cake_route *r, const char *rest,
+                      cake_api_error *e) {
+    (void)r;
     char name[300];
-    unescape(escaped, name, sizeof name);
+    unescape(rest, name, sizeof name);
     if (strcmp(name, s->config.model) != 0)
         return cake_api_fail(e, 404, "invalid_request_error", "model_not_found", "model",
                              "this server has only the model '%s'", s->config.model);
-    reply_json(x, 200, cake_reply_model(s->config.model, s->started, known_context(s)));
+    cake_reply_json(x, 200, cake_reply_model(s->config.model, s->started, known_context(s)));
     return true;
 }
 
-typedef enum { R_NONE, R_HEALTH, R_MODELS, R_MODEL, R_METRICS, R_JOB } route_kind;
-typedef struct {
-    const char *path;
-    route_kind kind;
-    cake_api_kind job;
-} route;
-
-static const route routes[] = {
-    {"/health", R_HEALTH, 0},
-    {"/v1/health", R_HEALTH, 0},
-    {"/v1/models", R_MODELS, 0},
-    {"/models", R_MODELS, 0},
-    {"/metrics", R_METRICS, 0},
-    {"/v1/chat/completions", R_JOB, CAKE_API_CHAT},
-    {"/chat/completions", R_JOB, CAKE_API_CHAT},
-    {"/v1/completions", R_JOB, CAKE_API_COMPLETION},
-    {"/completions", R_JOB, CAKE_API_COMPLETION},
-    {"/tokenize", R_JOB, CAKE_API_TOKENIZE},
-    {"/detokenize", R_JOB, CAKE_API_DETOKENIZE},
-    {"/apply-template", R_JOB, CAKE_API_TEMPLATE},
+const cake_route cake_core_routes[] = {
+    {"GET", "/health", get_health, .open = true},
+    {"GET", "/v1/health", get_health, .open = true},
+    {"GET", "/v1/models", get_models, .open = false},
+    {"GET", "/models", get_models, .open = false},
+    {"GET", "/v1/models/", get_model, .prefix = true},
+    {"GET", "/metrics", get_metrics, .open = false},
+    {"POST", "/v1/chat/completions", accept_job, .kind = CAKE_API_CHAT},
+    {"POST", "/chat/completions", accept_job, .kind = CAKE_API_CHAT},
+    {"POST", "/v1/completions", accept_job, .kind = CAKE_API_COMPLETION},
+    {"POST", "/completions", accept_job, .kind = CAKE_API_COMPLETION},
+    {"POST", "/tokenize", accept_job, .kind = CAKE_API_TOKENIZE},
+    {"POST", "/detokenize", accept_job, .kind = CAKE_API_DETOKENIZE},
+    {"POST", "/apply-template", accept_job, .kind = CAKE_API_TEMPLATE},
+    {0},
 };
-
-static route find_route(const char *path) {
-    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++)
-        if (strcmp(path, routes[i].path) == 0) return routes[i];
-    if (strncmp(path, "/v1/models/", 11) == 0 && path[11]) return (route){path + 11, R_MODEL, 0};
-    return (route){NULL, R_NONE, 0};
-}
 
 /* False: *e is the answer. */
 static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_error *e) {
@@ -489,27 +490,20 @@ static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_error *e) {
         cake_http_reply(x, 204, NULL, NULL, 0);
         return true;
     }
-    route r = find_route(h->path);
-    if (r.kind != R_HEALTH &&
+    const char *rest, *other_method;
+    const cake_route *r = cake_route_find(h->method, h->path, &rest, &other_method);
+    if (!(r && r->open) &&
         !cake_access_key_ok(&s->access, cake_http_head_field(h, "authorization")))
         return cake_api_fail(e, 401, "authentication_error", "invalid_api_key", NULL,
                              "the API key is missing or wrong; send 'Authorization: Bearer KEY'");
-    if (r.kind == R_NONE)
+    if (r) return r->answer(s, x, r, rest, e);
+    if (!other_method)
         return cake_api_fail(e, 404, "invalid_request_error", "not_found", NULL,
                              "there is nothing at this path");
-    bool get = strcmp(h->method, "GET") == 0 || strcmp(h->method, "HEAD") == 0;
-    if (r.kind == R_JOB ? strcmp(h->method, "POST") != 0 : !get) {
-        cake_http_header(x, "Allow", r.kind == R_JOB ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
-        return cake_api_fail(e, 405, "invalid_request_error", "method_not_allowed", NULL,
-                             "this path takes %s", r.kind == R_JOB ? "POST" : "GET");
-    }
-    switch (r.kind) {
-    case R_HEALTH: get_health(s, x); return true;
-    case R_MODELS: get_models(s, x); return true;
-    case R_MODEL: return get_model(s, x, r.path, e);
-    case R_METRICS: get_metrics(s, x); return true;
-    default: return accept_job(s, x, r.job, e);
-    }
+    cake_http_header(x, "Allow",
+                     strcmp(other_method, "POST") == 0 ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
+    return cake_api_fail(e, 405, "invalid_request_error", "method_not_allowed", NULL,
+                         "this path takes %s", other_method);
 }
 
 static void on_request(void *arg, cake_exchange *x) {
