@@ -22,12 +22,13 @@ enum {
     RUN = V(RUN),
     SERVE = V(SERVE),
     SAMPLES = V(RUN) | V(SERVE),
-    MODEL = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR),
-    PLANS = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH),
-    NET = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(BENCH) | V(DOCTOR),
+    MODEL = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR) | V(PERPLEXITY),
+    PLANS = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(PERPLEXITY),
+    NET = PLANS | V(WORKERS) | V(DOCTOR),
     KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN),
     LISTS = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(CLUSTER_SHOW) | V(BENCH) | V(DOCTOR) |
-            V(VERSION),
+            V(VERSION) | V(PERPLEXITY),
+    TEXT = V(PERPLEXITY),
     ROOM = PLANS | V(BENCH) | V(DOCTOR)
 };
 #undef V
@@ -110,6 +111,13 @@ static const cake_opt opts[] = {
     {"out", 'o', CAKE_OPT_STRING, AT(out), "DIR", NULL, 0, 0, NULL, 1u << CAKE_VERB_BUNDLE,
      CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Cluster", "folder to write the bundles to"},
 
+    {"text", 0, CAKE_OPT_STRING, AT(text), "FILE", NULL, 0, 0, NULL, TEXT,
+     CAKE_OPT_FILE | CAKE_OPT_CMDLINE, "Model tools", "the text to measure with, UTF-8"},
+    {"reference", 0, CAKE_OPT_STRING, AT(reference), "DIR", NULL, 0, 0, NULL, TEXT,
+     CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Model tools",
+     "model to compare with, computed on this machine: KL divergence and how often both find the "
+     "same token likeliest"},
+
     {"api", 0, CAKE_OPT_STRING, AT(api), "HOST:PORT", "127.0.0.1:8080", 0, 0, NULL, SERVE, 0,
      "Serving",
      "address to serve on; one that other machines can reach needs an API key, or "
@@ -176,6 +184,12 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
          "--cluster-key-file says where to store them."},
     [CAKE_VERB_BENCH] = {"bench", NULL, 0, 0,
                          "measure prompts and decoding of a model over the cluster", NULL},
+    [CAKE_VERB_PERPLEXITY] =
+        {"perplexity", NULL, 0, 0, "measure how well a model foretells a text",
+         "Prints the perplexity of --text, with its standard error, computed over the cluster as "
+         "every other text is. The text is cut into windows of --context positions (512 by "
+         "default), each beginning with the model's first token where it has one; every token "
+         "after another counts."},
     [CAKE_VERB_DOCTOR] = {"doctor", NULL, 0, 0,
                           "look for what is wrong with this machine and its network", NULL},
     [CAKE_VERB_VERSION] = {"version", NULL, 0, 0, "show versions, libraries and CPU features",
@@ -204,7 +218,7 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
                                       cake_error *err) {
     bool needs_model = cli->verb == CAKE_VERB_RUN || cli->verb == CAKE_VERB_SERVE ||
                        cli->verb == CAKE_VERB_PLAN || cli->verb == CAKE_VERB_BUNDLE ||
-                       cli->verb == CAKE_VERB_BENCH;
+                       cli->verb == CAKE_VERB_BENCH || cli->verb == CAKE_VERB_PERPLEXITY;
     if (cli->verb == CAKE_VERB_RUN) {
         if (cli->n_args) {
             if (o->prompt)
@@ -225,6 +239,11 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
                          cake_master_program.verbs[cli->verb].name);
     if (cli->verb == CAKE_VERB_RUN && !o->prompt)
         return cake_fail(err, CAKE_EUSAGE, "'run' needs a prompt: --prompt TEXT");
+    if (cli->verb == CAKE_VERB_PERPLEXITY && !o->text)
+        return cake_fail(err, CAKE_EUSAGE, "'perplexity' needs a text: --text FILE");
+    if (cli->verb == CAKE_VERB_PERPLEXITY && o->context == 1)
+        return cake_fail(err, CAKE_EUSAGE,
+                         "a window of one position foretells nothing: --context 2 or more");
     if (cli->verb == CAKE_VERB_BUNDLE && !o->out)
         return cake_fail(err, CAKE_EUSAGE, "'bundle' needs a folder to write to: --out DIR");
     if (o->insecure && o->cluster_key_file) {

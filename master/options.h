@@ -16,6 +16,7 @@ enum { /* cake_cli.verb; the order of the table */
        CAKE_VERB_CLUSTER_SHOW,
        CAKE_VERB_CLUSTER_JOIN,
        CAKE_VERB_BENCH,
+       CAKE_VERB_PERPLEXITY,
        CAKE_VERB_DOCTOR,
        CAKE_VERB_VERSION,
        CAKE_VERB_COUNT
@@ -61,6 +62,9 @@ typedef struct {
     bool insecure;
     const char *out; /* bundle: folder */
     bool force;      /* cluster create/join: replace a stored key */
+    /* model tools */
+    const char *text;      /* file */
+    const char *reference; /* model to compare with, NULL */
     /* serving */
     const char *api;          /* HOST:PORT */
     int64_t sequences, queue; /* computed at once, waiting */
