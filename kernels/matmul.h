@@ -48,6 +48,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/codec.h"
 #include "kernels/cpu.h"
 #include "kernels/types.h"
 
@@ -56,22 +57,26 @@
 #define CAKE_W_MAX_K   (1u << 20)
 
 /* AFFINE: w = s*q + b, MLX layout (formats.md 2): code stream LSB first, bits 2,3,4,5,6,8,
- * group 32,64,128, k % group == 0, s and b of one type and any sign. */
-typedef enum { CAKE_W_DENSE, CAKE_W_AFFINE } cake_wkind;
+ * group 32,64,128, k % group == 0, s and b of one type and any sign.
+ * BLOCK: rows of the blocks of a codec (codec.h); k is a whole number of them.
+ * FP: MLX mxfp4, mxfp8, nvfp4 (codec.h): a code stream and a scale byte per group of k. */
+typedef enum { CAKE_W_DENSE, CAKE_W_AFFINE, CAKE_W_BLOCK, CAKE_W_FP } cake_wkind;
 
 typedef struct {
     cake_wkind kind;
-    cake_ftype ftype;     /* dense: element type; affine: type of scales and biases */
-    uint32_t bits, group; /* affine; 0 for dense */
+    cake_ftype ftype;     /* dense: element type; affine: type of scales and biases; else 0 */
+    uint32_t bits, group; /* affine; 0 for the rest */
     uint32_t n, k;        /* output features (rows), input features (columns) */
+    cake_codec codec;     /* block; 0 for the rest */
+    cake_fp_mode fp;      /* fp; 0 for the rest */
 } cake_wspec;
 
 /* Known kind, types, bits and group; 1 <= n, k within the caps; k a multiple of the group.
  * Every other function here requires a valid spec. */
 bool cake_wspec_valid(const cake_wspec *s);
 
-/* Bytes of one row as stored: codes (or dense elements), and each of scales and biases (0 for
- * dense). */
+/* Bytes of one row as stored: codes (dense elements, blocks), and each of scales and biases (0 for
+ * dense and block; fp has no biases). */
 size_t cake_stored_row_bytes(const cake_wspec *s);
 size_t cake_stored_scale_row_bytes(const cake_wspec *s);
 
@@ -80,8 +85,8 @@ uint32_t cake_tiles(const cake_wspec *s);
 size_t cake_packed_tile_bytes(const cake_wspec *s);
 size_t cake_packed_bytes(const cake_wspec *s);
 
-/* The stored (safetensors) bytes, row-major, ANY alignment, borrowed; scales/biases NULL for dense.
- */
+/* The stored bytes, row-major, ANY alignment, borrowed; scales NULL for dense and block, biases for
+ * all but affine. */
 typedef struct {
     const void *weight, *scales, *biases;
 } cake_wstored;

@@ -10,17 +10,27 @@ bool cake_wspec_valid(const cake_wspec *s) {
         if (s->group != 32 && s->group != 64 && s->group != 128) return false;
         if (s->bits < 2 || s->bits > 8 || s->bits == 7) return false;
         return s->k % s->group == 0;
+    case CAKE_W_BLOCK:
+    case CAKE_W_FP: break;
     }
     return false;
 }
 
 size_t cake_stored_row_bytes(const cake_wspec *s) {
-    if (s->kind == CAKE_W_DENSE) return (size_t)s->k * cake_ftype_bytes(s->ftype);
-    return (size_t)s->k / 8 * s->bits; /* k is a multiple of 32 */
+    switch (s->kind) {
+    case CAKE_W_AFFINE: return (size_t)s->k / 8 * s->bits; /* k is a multiple of 32 */
+    case CAKE_W_BLOCK: return cake_codec_row_bytes(s->codec, s->k);
+    case CAKE_W_FP: return (size_t)s->k * cake_fp_get(s->fp)->bits / 8;
+    default: return (size_t)s->k * cake_ftype_bytes(s->ftype);
+    }
 }
 
 size_t cake_stored_scale_row_bytes(const cake_wspec *s) {
-    return s->kind == CAKE_W_DENSE ? 0 : s->k / s->group * cake_ftype_bytes(s->ftype);
+    switch (s->kind) {
+    case CAKE_W_AFFINE: return s->k / s->group * cake_ftype_bytes(s->ftype);
+    case CAKE_W_FP: return s->k / cake_fp_get(s->fp)->group;
+    default: return 0;
+    }
 }
 
 uint32_t cake_tiles(const cake_wspec *s) {

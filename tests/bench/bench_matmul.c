@@ -251,22 +251,27 @@ static void fill_weights(const cake_wspec *s) {
     free(w);
 }
 
+#define AFFINE(type, width, size)                                                                  \
+    { .kind = CAKE_W_AFFINE, .ftype = type, .bits = width, .group = size, .n = N, .k = K }
+#define DENSE(type)                                                                                \
+    { .kind = CAKE_W_DENSE, .ftype = type, .n = N, .k = K }
+
 static const struct {
     const char *name;
     cake_wspec spec;
     double bar8, bar512;
 } formats[] = {
-    {"affine4g64", {CAKE_W_AFFINE, CAKE_F16, 4, 64, N, K}, 0.55, 0.75},
-    {"affine8g64", {CAKE_W_AFFINE, CAKE_BF16, 8, 64, N, K}, 0, 0.75},
-    {"affine2g64", {CAKE_W_AFFINE, CAKE_BF16, 2, 64, N, K}, 0, 0.65},
-    {"affine3g64", {CAKE_W_AFFINE, CAKE_BF16, 3, 64, N, K}, 0, 0.65},
-    {"affine5g64", {CAKE_W_AFFINE, CAKE_BF16, 5, 64, N, K}, 0, 0.65},
-    {"affine6g64", {CAKE_W_AFFINE, CAKE_BF16, 6, 64, N, K}, 0, 0.65},
-    {"affine4g32", {CAKE_W_AFFINE, CAKE_BF16, 4, 32, N, K}, 0.55, 0.65},
-    {"affine4g128", {CAKE_W_AFFINE, CAKE_BF16, 4, 128, N, K}, 0.55, 0.75},
-    {"f16", {CAKE_W_DENSE, CAKE_F16, 0, 0, N, K}, 0, 0},
-    {"bf16", {CAKE_W_DENSE, CAKE_BF16, 0, 0, N, K}, 0, 0},
-    {"f32", {CAKE_W_DENSE, CAKE_F32, 0, 0, N, K}, 0, 0},
+    {"affine4g64", AFFINE(CAKE_F16, 4, 64), 0.55, 0.75},
+    {"affine8g64", AFFINE(CAKE_BF16, 8, 64), 0, 0.75},
+    {"affine2g64", AFFINE(CAKE_BF16, 2, 64), 0, 0.65},
+    {"affine3g64", AFFINE(CAKE_BF16, 3, 64), 0, 0.65},
+    {"affine5g64", AFFINE(CAKE_BF16, 5, 64), 0, 0.65},
+    {"affine6g64", AFFINE(CAKE_BF16, 6, 64), 0, 0.65},
+    {"affine4g32", AFFINE(CAKE_BF16, 4, 32), 0.55, 0.65},
+    {"affine4g128", AFFINE(CAKE_BF16, 4, 128), 0.55, 0.75},
+    {"f16", DENSE(CAKE_F16), 0, 0},
+    {"bf16", DENSE(CAKE_BF16), 0, 0},
+    {"f32", DENSE(CAKE_F32), 0, 0},
 };
 
 int main(int argc, char **argv) {

@@ -5,12 +5,12 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < 6) return 0;
-    cake_wspec s = {(cake_wkind)(data[0] % 3),
-                    (cake_ftype)(data[1] % 4),
-                    data[2] % 10,
-                    data[3] % 9 * 16u,
-                    data[4] % 40,
-                    data[5]};
+    cake_wspec s = {.kind = (cake_wkind)(data[0] % 3),
+                    .ftype = (cake_ftype)(data[1] % 4),
+                    .bits = data[2] % 10,
+                    .group = data[3] % 9 * 16u,
+                    .n = data[4] % 40,
+                    .k = data[5]};
     if (s.kind == CAKE_W_AFFINE) s.k = data[5] % 9 * 32;
     if (!cake_wspec_valid(&s)) return 0;
     data += 6, size -= 6;

@@ -17,7 +17,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 flags="-I. -D_GNU_SOURCE -std=c11 -O2 -ffp-contract=off"
 objects=
-for f in kernels/cpu.c kernels/pack*.c kernels/matmul*.c tests/tools/matmul_digest.c; do
+for f in kernels/cpu.c kernels/codec_decode.c kernels/codec_fp.c kernels/pack*.c kernels/matmul*.c tests/tools/matmul_digest.c; do
     isa=
     case $f in
     *_avx2.c | *_avx512.c) continue ;;

@@ -38,12 +38,10 @@ int main(void) {
             for (size_t b = 0; b < 6; b++)
                 for (size_t g = 0; g < 3; g++)
                     for (int f32 = 0; f32 < 2; f32++)
-                        one_case((cake_wspec){CAKE_W_AFFINE, (cake_ftype)t, widths[b], groups[g],
-                                              35, groups[g] * 3},
+                        one_case(MD_AFFINE((cake_ftype)t, widths[b], groups[g], 35, groups[g] * 3),
                                  toks[n], f32, scratch);
             for (size_t k = 0; k < 5; k++)
-                one_case((cake_wspec){CAKE_W_DENSE, (cake_ftype)t, 0, 0, 35, ks[k]}, toks[n], true,
-                         scratch);
+                one_case(MD_DENSE((cake_ftype)t, 35, ks[k]), toks[n], true, scratch);
         }
     free(scratch);
     return 0;

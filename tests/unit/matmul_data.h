@@ -19,6 +19,16 @@ static inline float md_float(void) { /* [-1, 1) */
     return (float)((double)(md_random() >> 40) * 0x1p-23 - 1.0);
 }
 
+#define MD_DENSE(type, rows, columns)                                                              \
+    ((cake_wspec){.kind = CAKE_W_DENSE, .ftype = type, .n = rows, .k = columns})
+#define MD_AFFINE(type, width, size, rows, columns)                                                \
+    ((cake_wspec){.kind = CAKE_W_AFFINE,                                                           \
+                  .ftype = type,                                                                   \
+                  .bits = width,                                                                   \
+                  .group = size,                                                                   \
+                  .n = rows,                                                                       \
+                  .k = columns})
+
 typedef struct {
     cake_wspec spec;
     uint8_t *mem, *weight, *scales, *biases; /* deliberately at odd addresses */

@@ -80,8 +80,7 @@ static void test_affine_isas(void **state) {
         for (size_t g = 0; g < COUNT(groups); g++)
             for (size_t f = 0; f < COUNT(ftypes); f++) {
                 /* three groups: an odd number of blocks at group 32 */
-                cake_wspec s = {CAKE_W_AFFINE, ftypes[f], widths[b],
-                                groups[g],     rows[f],   groups[g] * 3};
+                cake_wspec s = MD_AFFINE(ftypes[f], widths[b], groups[g], rows[f], groups[g] * 3);
                 check_all(s, false, n_toks, COUNT(n_toks));
                 s.k = groups[g], s.n = 17;
                 check_all(s, false, n_toks, 5);
@@ -94,7 +93,7 @@ static void test_affine_f32_isas(void **state) {
     for (size_t b = 0; b < COUNT(widths); b++)
         for (size_t g = 0; g < COUNT(groups); g++)
             for (size_t f = 0; f < COUNT(ftypes); f++) {
-                cake_wspec s = {CAKE_W_AFFINE, ftypes[f], widths[b], groups[g], 19, groups[g] * 3};
+                cake_wspec s = MD_AFFINE(ftypes[f], widths[b], groups[g], 19, groups[g] * 3);
                 check_all(s, true, counts, COUNT(counts));
             }
 }
@@ -107,7 +106,7 @@ static void test_dense_isas(void **state) {
     for (size_t f = 0; f < COUNT(ftypes); f++)
         for (size_t k = 0; k < COUNT(ks); k++)
             for (size_t r = 0; r < COUNT(rows); r++) {
-                cake_wspec s = {CAKE_W_DENSE, ftypes[f], 0, 0, rows[r], ks[k]};
+                cake_wspec s = MD_DENSE(ftypes[f], rows[r], ks[k]);
                 check_all(s, r & 1, counts, COUNT(counts));
             }
 }
@@ -121,7 +120,7 @@ static void test_affine_f64(void **state) {
     for (size_t b = 0; b < COUNT(widths); b++)
         for (size_t g = 0; g < COUNT(groups); g++)
             for (size_t f = 0; f < COUNT(ftypes); f++) {
-                cake_wspec s = {CAKE_W_AFFINE, ftypes[f], widths[b], groups[g], 21, 384};
+                cake_wspec s = MD_AFFINE(ftypes[f], widths[b], groups[g], 21, 384);
                 md_matrix m = md_new(s);
                 md_act a = md_act_new(s.k, 3, cake_matmul_for(CAKE_ISA_SCALAR), NULL, 0);
                 make_reference(&m, &a, false);
@@ -151,9 +150,8 @@ static void test_f32_f64(void **state) {
     (void)state;
     for (size_t f = 0; f < COUNT(ftypes); f++)
         for (size_t b = 0; b <= COUNT(widths); b++) {
-            cake_wspec s = {CAKE_W_DENSE, ftypes[f], 0, 0, 21, 173};
-            if (b < COUNT(widths))
-                s = (cake_wspec){CAKE_W_AFFINE, ftypes[f], widths[b], 64, 21, 192};
+            cake_wspec s = MD_DENSE(ftypes[f], 21, 173);
+            if (b < COUNT(widths)) s = MD_AFFINE(ftypes[f], widths[b], 64, 21, 192);
             md_matrix m = md_new(s);
             md_act a = md_act_new(s.k, 2, NULL, NULL, 0);
             make_reference(&m, &a, true);
@@ -186,7 +184,7 @@ static void test_extremes(void **state) {
     (void)state;
     for (size_t b = 0; b < COUNT(widths); b++)
         for (int sign = 0; sign < 3; sign++) {
-            cake_wspec s = {CAKE_W_AFFINE, CAKE_F32, widths[b], 64, 16, 128};
+            cake_wspec s = MD_AFFINE(CAKE_F32, widths[b], 64, 16, 128);
             md_matrix m = md_new(s);
             float one = 1.0f, zero = 0.0f;
             memset(m.weight, 0xff, cake_stored_row_bytes(&s) * s.n);
@@ -209,8 +207,7 @@ static void test_extremes(void **state) {
 /* Every tile range gives the same rows and touches no others; no tokens writes nothing. */
 static void test_tile_splits(void **state) {
     (void)state;
-    cake_wspec specs[] = {{CAKE_W_AFFINE, CAKE_BF16, 4, 64, 67, 256},
-                          {CAKE_W_DENSE, CAKE_F16, 0, 0, 67, 37}};
+    cake_wspec specs[] = {MD_AFFINE(CAKE_BF16, 4, 64, 67, 256), MD_DENSE(CAKE_F16, 67, 37)};
     for (size_t i = 0; i < COUNT(specs); i++) {
         md_matrix m = md_new(specs[i]);
         md_act a = md_act_new(specs[i].k, 7, cake_matmul_for(CAKE_ISA_SCALAR), NULL, 0);
@@ -316,8 +313,8 @@ static void test_nonfinite(void **state) {
     (void)state;
     for (size_t f = 0; f < COUNT(ftypes); f++)
         for (int dense = 0; dense < 2; dense++) {
-            cake_wspec s = {CAKE_W_AFFINE, ftypes[f], 4, 32, 35, 96};
-            if (dense) s = (cake_wspec){CAKE_W_DENSE, ftypes[f], 0, 0, 35, 97};
+            cake_wspec s = MD_AFFINE(ftypes[f], 4, 32, 35, 96);
+            if (dense) s = MD_DENSE(ftypes[f], 35, 97);
             md_matrix m = md_new(s);
             uint8_t *p = dense ? m.weight : m.scales;
             size_t len = dense ? cake_stored_row_bytes(&s) * s.n

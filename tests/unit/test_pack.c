@@ -15,7 +15,7 @@ static const cake_ftype ftypes[] = {CAKE_F16, CAKE_BF16, CAKE_F32};
 
 static void test_valid(void **state) {
     (void)state;
-    const cake_wspec good = {CAKE_W_AFFINE, CAKE_BF16, 4, 64, 48, 192};
+    const cake_wspec good = MD_AFFINE(CAKE_BF16, 4, 64, 48, 192);
     assert_true(cake_wspec_valid(&good));
 #define BAD(field, value)                                                                          \
     do {                                                                                           \
@@ -37,8 +37,8 @@ static void test_valid(void **state) {
     BAD(k, 0);
     BAD(k, 96);
     BAD(k, CAKE_W_MAX_K + 64);
-    const cake_wspec dense = {CAKE_W_DENSE, CAKE_F32, 0, 0, 1, 1},
-                     wide = {CAKE_W_DENSE, CAKE_F32, 0, 0, CAKE_W_MAX_N, CAKE_W_MAX_K};
+    const cake_wspec dense = MD_DENSE(CAKE_F32, 1, 1),
+                     wide = MD_DENSE(CAKE_F32, CAKE_W_MAX_N, CAKE_W_MAX_K);
     assert_true(cake_wspec_valid(&dense));
     assert_true(cake_wspec_valid(&wide));
     assert_true(cake_packed_bytes(&wide) == (size_t)CAKE_W_MAX_N * CAKE_W_MAX_K * 4);
@@ -49,7 +49,7 @@ static void test_sizes(void **state) {
     for (size_t b = 0; b < COUNT(widths); b++)
         for (size_t g = 0; g < COUNT(groups); g++)
             for (size_t f = 0; f < COUNT(ftypes); f++) {
-                cake_wspec s = {CAKE_W_AFFINE, ftypes[f], widths[b], groups[g], 64, 384};
+                cake_wspec s = MD_AFFINE(ftypes[f], widths[b], groups[g], 64, 384);
                 size_t stored = 64 * (384 * widths[b] / 8 +
                                       2 * (384 / groups[g]) * cake_ftype_bytes(ftypes[f]));
                 assert_int_equal(
@@ -59,7 +59,7 @@ static void test_sizes(void **state) {
                 assert_int_equal(cake_packed_bytes(&s), stored / 4 * 5);
                 assert_int_equal(cake_packed_bytes(&s) % 64, 0);
             }
-    cake_wspec d = {CAKE_W_DENSE, CAKE_F16, 0, 0, 17, 3};
+    cake_wspec d = MD_DENSE(CAKE_F16, 17, 3);
     assert_int_equal(cake_packed_bytes(&d), 2 * 128);
 }
 
@@ -67,7 +67,7 @@ static void test_sizes(void **state) {
 static void test_layout(void **state) {
     (void)state;
     for (size_t b = 0; b < COUNT(widths); b++) {
-        cake_wspec s = {CAKE_W_AFFINE, CAKE_F16, widths[b], 64, 16, 128};
+        cake_wspec s = MD_AFFINE(CAKE_F16, widths[b], 64, 16, 128);
         md_matrix m = md_new(s);
         const uint8_t *p = m.packed;
         for (uint32_t g = 0; g < 2; g++) {
@@ -163,10 +163,10 @@ static void test_import(void **state) {
             for (size_t b = 0; b < COUNT(widths); b++)
                 for (size_t g = 0; g < COUNT(groups); g++)
                     for (uint32_t n_groups = 1; n_groups <= 5; n_groups += 2)
-                        check_matrix((cake_wspec){CAKE_W_AFFINE, ftypes[f], widths[b], groups[g],
-                                                  rows[r], groups[g] * n_groups});
+                        check_matrix(MD_AFFINE(ftypes[f], widths[b], groups[g], rows[r],
+                                               groups[g] * n_groups));
             for (size_t k = 0; k < COUNT(ks); k++)
-                check_matrix((cake_wspec){CAKE_W_DENSE, ftypes[f], 0, 0, rows[r], ks[k]});
+                check_matrix(MD_DENSE(ftypes[f], rows[r], ks[k]));
         }
 }
 
@@ -214,7 +214,7 @@ static void test_worked_example(void **state) {
                 char two[3] = {v[i].hex[2 * b], v[i].hex[2 * b + 1], 0};
                 bytes[b] = (uint8_t)strtoul(two, NULL, 16);
             }
-            cake_wspec s = {CAKE_W_AFFINE, half ? CAKE_F16 : CAKE_BF16, v[i].bits, 32, 1, 32};
+            cake_wspec s = MD_AFFINE(half ? CAKE_F16 : CAKE_BF16, v[i].bits, 32, 1, 32);
             uint16_t sc = half ? v[i].f16 : v[i].bf16, bi = half ? 0x3900 : 0x3f20;
             uint8_t sc_bytes[4] = {(uint8_t)sc, (uint8_t)(sc >> 8)};
             cake_wstored st = {bytes, &sc, &bi};

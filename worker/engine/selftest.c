@@ -6,7 +6,8 @@
 #include <string.h>
 
 static bool same_format(const cake_wspec *a, const cake_wspec *b) {
-    return a->kind == b->kind && a->ftype == b->ftype && a->bits == b->bits && a->group == b->group;
+    return a->kind == b->kind && a->ftype == b->ftype && a->bits == b->bits &&
+           a->group == b->group && a->codec == b->codec && a->fp == b->fp;
 }
 
 static cake_status test_one(const cake_mat *mat, bool f32_mode, cake_error *err) {
