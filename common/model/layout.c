@@ -113,11 +113,6 @@ static cake_status affine(const cake_checkpoint *ck, cake_module *m, cake_quant_
                           cake_error *err) {
     const cake_tensor *w = &ck->tensors[m->weight];
     char how[160];
-    if (p.mode != CAKE_QUANT_AFFINE)
-        return cake_fail(err, CAKE_EUNSUPPORTED,
-                         "module '%s' is stored as %s, which is not supported; f32, f16, bf16 and "
-                         "MLX affine (2, 3, 4, 5, 6, 8 bits, groups of 32, 64, 128) are",
-                         m->path, cake_quant_mode_name(p.mode));
     snprintf(how, sizeof how, " (%u x %u, affine %u bits in groups of %u)", m->n, m->k, p.bits,
              p.group_size);
     if (w->dtype != CAKE_DTYPE_U32)
@@ -150,6 +145,74 @@ static cake_status affine(const cake_checkpoint *ck, cake_module *m, cake_quant_
     return CAKE_OK;
 }
 
+/* mxfp4, mxfp8, nvfp4 as MLX writes them: codes and one scale byte per group (3.1). */
+static cake_status fp(const cake_checkpoint *ck, cake_module *m, cake_quant_params p,
+                      cake_error *err) {
+    const cake_tensor *w = &ck->tensors[m->weight], *s = &ck->tensors[m->scales];
+    const char *mode = cake_quant_mode_name(p.mode);
+    char how[160];
+    snprintf(how, sizeof how, " (%u x %u, %s)", m->n, m->k, mode);
+    if (w->dtype != CAKE_DTYPE_U32)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "tensor '%s' in '%s' has dtype %s, but config.json says %s (U32)", w->name,
+                         where(ck, m->weight), cake_dtype_name(w->dtype), mode);
+    if (s->dtype != CAKE_DTYPE_U8 && s->dtype != CAKE_DTYPE_F8_E8M0 &&
+        s->dtype != CAKE_DTYPE_F8_E4M3)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "tensor '%s' in '%s' has dtype %s, but the scales of %s are bytes (U8)",
+                         s->name, where(ck, m->scales), cake_dtype_name(s->dtype), mode);
+    if (m->biases >= 0) return contradiction(ck, m->biases, mode, err);
+    if (m->k % p.group_size)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "module '%s': rows of %u do not divide into groups of %u", m->path, m->k,
+                         p.group_size);
+    cake_status st;
+    if ((st = check_shape(ck, m->weight, 2, m->n, (uint64_t)m->k * p.bits / 32, how, err)) !=
+            CAKE_OK ||
+        (st = check_shape(ck, m->scales, 2, m->n, m->k / p.group_size, how, err)) != CAKE_OK)
+        return st;
+    m->kind = CAKE_WEIGHT_FP;
+    m->dtype = CAKE_DTYPE_U8;
+    m->bits = p.bits;
+    m->group_size = p.group_size;
+    m->fp_mode = p.mode;
+    return CAKE_OK;
+}
+
+/* Rows of blocks (5.2). The placeholder beside them is looked at and dropped. */
+static cake_status blocks(cake_layout *l, cake_module *m, cake_quant_params p, cake_error *err) {
+    const cake_checkpoint *ck = l->checkpoint;
+    const cake_tensor *w = &ck->tensors[m->weight];
+    const cake_block_info *b = cake_block_get(p.codec);
+    char how[160];
+    snprintf(how, sizeof how, " (%u x %u, %s)", m->n, m->k, b->name);
+    if (w->dtype != CAKE_DTYPE_U8)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "tensor '%s' in '%s' has dtype %s, but config.json says that its module "
+                         "is stored as %s (U8)",
+                         w->name, where(ck, m->weight), cake_dtype_name(w->dtype), b->name);
+    if (m->biases >= 0) return contradiction(ck, m->biases, b->name, err);
+    if (m->k % b->weights)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "module '%s': rows of %u do not divide into blocks of %u (%s)", m->path,
+                         m->k, b->weights, b->name);
+    cake_status st =
+        check_shape(ck, m->weight, 2, m->n, (uint64_t)(m->k / b->weights) * b->bytes, how, err);
+    if (st != CAKE_OK) return st;
+    if (m->scales < 0) {
+        if (m->role != CAKE_ROLE_HEAD || !l->tied) l->n_bare++;
+    } else {
+        const cake_tensor *s = &ck->tensors[m->scales];
+        if (s->dtype != CAKE_DTYPE_U8 || s->n_bytes != 1)
+            return contradiction(ck, m->scales, "that the scales are inside the blocks", err);
+        m->scales = -1;
+    }
+    m->kind = CAKE_WEIGHT_BLOCK;
+    m->dtype = CAKE_DTYPE_U8;
+    m->codec = p.codec;
+    return CAKE_OK;
+}
+
 static cake_status dense(const cake_checkpoint *ck, cake_module *m, bool norm, cake_error *err) {
     const cake_tensor *w = &ck->tensors[m->weight];
     cake_status st;
@@ -166,7 +229,7 @@ static cake_status dense(const cake_checkpoint *ck, cake_module *m, bool norm, c
     return CAKE_OK;
 }
 
-static cake_status module(const cake_layout *l, uint32_t unit, const want *w, cake_module *m,
+static cake_status module(cake_layout *l, uint32_t unit, const want *w, cake_module *m,
                           cake_error *err) {
     const cake_checkpoint *ck = l->checkpoint;
     char path[PATH_MAX_BYTES];
@@ -190,10 +253,22 @@ static cake_status module(const cake_layout *l, uint32_t unit, const want *w, ca
     if (m->scales >= 0 && rule == CAKE_QUANT_REFUSED)
         return contradiction(ck, m->scales, "that this module is not quantized", err);
     if (m->scales >= 0 && w->norm) return contradiction(ck, m->scales, "that this is a norm", err);
-    if (m->scales < 0 && rule == CAKE_QUANT_LISTED)
+    bool quantized = m->scales >= 0;
+    if (rule == CAKE_QUANT_LISTED && p.mode == CAKE_QUANT_KQUANT) {
+        if (w->norm) return contradiction(ck, m->weight, "that this norm is quantized", err);
+        quantized = true;
+    }
+    if (!quantized && rule == CAKE_QUANT_LISTED)
         return missing(ck, path, "scales", " though config.json lists the module as quantized",
                        err);
-    st = m->scales >= 0 ? affine(ck, m, p, err) : dense(ck, m, w->norm, err);
+    if (!quantized)
+        st = dense(ck, m, w->norm, err);
+    else if (p.mode == CAKE_QUANT_AFFINE)
+        st = affine(ck, m, p, err);
+    else if (p.mode == CAKE_QUANT_KQUANT)
+        st = blocks(l, m, p, err);
+    else
+        st = fp(ck, m, p, err);
     if (st != CAKE_OK || !w->bias) return st;
     if ((m->bias = find(ck, path, "bias")) < 0) return missing(ck, path, "bias", "", err);
     if ((st = check_float(ck, m->bias, err)) != CAKE_OK) return st;

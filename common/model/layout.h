@@ -28,15 +28,26 @@ typedef enum {
 } cake_role;
 const char *cake_role_name(cake_role r);
 
-typedef enum { CAKE_WEIGHT_DENSE, CAKE_WEIGHT_AFFINE } cake_weight_kind;
+/* BLOCK: rows of blocks of one codec (formats.md 4 and 5). The one-byte ".scales" that mlx-kquant
+ * writes beside such a weight says nothing: it may be missing, belongs to no module and never
+ * travels. FP: mxfp4, mxfp8, nvfp4 as MLX stores them (3). */
+typedef enum {
+    CAKE_WEIGHT_DENSE,
+    CAKE_WEIGHT_AFFINE,
+    CAKE_WEIGHT_BLOCK,
+    CAKE_WEIGHT_FP
+} cake_weight_kind;
 
 /* One weight matrix [n, k] (norms: n = 1), row-major, stored as its tensors are (formats.md 2.1).
  */
 typedef struct {
     cake_role role;
     cake_weight_kind kind;
-    cake_dtype dtype;          /* dense: of weight; affine: of scales and biases (F16, BF16, F32) */
-    uint32_t bits, group_size; /* affine; else 0 */
+    /* dense: of weight; affine: of scales and biases (F16, BF16, F32); block and fp: U8 */
+    cake_dtype dtype;
+    uint32_t bits, group_size; /* affine and fp; else 0 */
+    cake_block_codec codec;    /* block */
+    cake_quant_mode fp_mode;   /* fp */
     uint32_t n, k;
     /* Indices into checkpoint->tensors, -1 when there is none. */
     int32_t weight, scales, biases; /* biases: quantization offsets */
@@ -62,6 +73,7 @@ typedef struct {
     cake_unit *units;                  /* n_modules 0 for units that were not asked for */
     bool tied;                         /* the head uses the embedding's table */
     uint32_t n_ignored;                /* tensors of the checkpoint that no unit uses */
+    uint32_t n_bare;                   /* block modules without the one-byte ".scales" */
 } cake_layout;
 
 /* Build the units in ranges[0..n_ranges) (ascending, disjoint; NULL, 0: all units) from a

@@ -15,7 +15,7 @@ typedef struct {
 } listed;
 
 struct cake_quant {
-    bool present;
+    bool present, kquant;
     cake_quant_params global;
     cake_names names; /* path -> index into entries */
     uint32_t n_entries;
@@ -27,8 +27,8 @@ struct cake_quant {
 enum { ENTRIES_MAX = 1000000 };
 
 #define SUPPORTED                                                                                  \
-    "supported are f32, f16, bf16 and MLX affine with 2, 3, 4, 5, 6 or 8 bits in groups of 32, "   \
-    "64 or 128"
+    "supported are f32, f16, bf16, MLX affine with 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 "   \
+    "or 128, mxfp4, mxfp8, nvfp4 and kquant"
 
 static const struct {
     const char *name;
@@ -39,10 +39,30 @@ static const struct {
     [CAKE_QUANT_MXFP8] = {"mxfp8", 32, 8},
     [CAKE_QUANT_NVFP4] = {"nvfp4", 16, 4},
 };
-enum { N_MODES = sizeof mode_table / sizeof *mode_table };
+enum { N_MODES = sizeof mode_table / sizeof *mode_table }; /* of those with parameters */
 
 const char *cake_quant_mode_name(cake_quant_mode m) {
+    if (m == CAKE_QUANT_KQUANT) return "kquant";
     return (unsigned)m < N_MODES ? mode_table[m].name : "?";
+}
+
+static const cake_block_info block_table[CAKE_BLOCK_COUNT] = {
+    [CAKE_BLOCK_Q4_0] = {"q4_0", 32, 18},   [CAKE_BLOCK_Q4_1] = {"q4_1", 32, 20},
+    [CAKE_BLOCK_Q5_0] = {"q5_0", 32, 22},   [CAKE_BLOCK_Q5_1] = {"q5_1", 32, 24},
+    [CAKE_BLOCK_Q8_0] = {"q8_0", 32, 34},   [CAKE_BLOCK_Q2_K] = {"q2_k", 256, 84},
+    [CAKE_BLOCK_Q3_K] = {"q3_k", 256, 110}, [CAKE_BLOCK_Q4_K] = {"q4_k", 256, 144},
+    [CAKE_BLOCK_Q5_K] = {"q5_k", 256, 176}, [CAKE_BLOCK_Q6_K] = {"q6_k", 256, 210},
+    [CAKE_BLOCK_MXFP4] = {"mxfp4", 32, 17}, [CAKE_BLOCK_NVFP4] = {"nvfp4", 64, 36},
+};
+
+const cake_block_info *cake_block_get(cake_block_codec codec) {
+    return (unsigned)codec < CAKE_BLOCK_COUNT ? &block_table[codec] : NULL;
+}
+
+bool cake_block_parse(const char *name, cake_block_codec *out) {
+    for (unsigned i = 0; i < CAKE_BLOCK_COUNT; i++)
+        if (strcmp(block_table[i].name, name) == 0) return *out = (cake_block_codec)i, true;
+    return false;
 }
 
 /* group_size, bits and mode of one dict; null and absent mean the mode's default (2.6, cases 8,
@@ -58,7 +78,9 @@ static cake_status params_of(json_object *o, const char *who, cake_quant_params 
         return cake_fail(err, CAKE_EUNSUPPORTED,
                          "quantization of %.200s: mode \"%.60s\" is not supported; " SUPPORTED, who,
                          mode);
-    cake_quant_params p = {(cake_quant_mode)m, mode_table[m].bits, mode_table[m].group_size};
+    cake_quant_params p = {.mode = (cake_quant_mode)m,
+                           .bits = mode_table[m].bits,
+                           .group_size = mode_table[m].group_size};
     if ((st = cake_json_u32(o, "group_size", false, 1, 1 << 20, &p.group_size, err)) != CAKE_OK ||
         (st = cake_json_u32(o, "bits", false, 1, 64, &p.bits, err)) != CAKE_OK)
         return cake_fail_in(err, st, "quantization of %.200s", who);
@@ -75,35 +97,28 @@ static cake_status params_of(json_object *o, const char *who, cake_quant_params 
     return CAKE_OK;
 }
 
-/* The block that counts: MLX's own key first (2.6). *hf: it is in the Hugging Face place. */
+/* The block that counts: MLX's own key first (2.6), and a kquant block before any other, wherever
+ * mlx-kquant would find it (5.1). *hf: it is in the Hugging Face place. */
 static json_object *find_block(json_object *config, bool *hf) {
-    json_object *o = NULL;
-    *hf = false;
-    if (json_object_object_get_ex(config, "quantization", &o) && o) return o;
-    *hf = true;
-    if (json_object_object_get_ex(config, "quantization_config", &o) && o) return o;
-    return NULL;
-}
-
-static cake_status refuse_kquant(json_object *block, cake_error *err) {
-    json_object *map = NULL;
-    const char *path = NULL, *codec = NULL;
-    if (json_object_object_get_ex(block, "per_tensor", &map) &&
-        json_object_is_type(map, json_type_object)) {
-        struct json_object_iterator it = json_object_iter_begin(map),
-                                    end = json_object_iter_end(map);
-        if (!json_object_iter_equal(&it, &end)) {
-            path = json_object_iter_peek_name(&it);
-            codec = json_object_get_string(json_object_iter_peek_value(&it));
+    static const char *const keys[] = {"quantization", "quantization_config"};
+    enum { NESTED_MAX = 4 };
+    json_object *o = config, *first = NULL, *mode = NULL;
+    for (int depth = 0; depth < NESTED_MAX && o; depth++) {
+        for (int i = 0; i < 2; i++) {
+            json_object *block = NULL;
+            if (!json_object_object_get_ex(o, keys[i], &block) || !block) continue;
+            if (!first && depth == 0) first = block, *hf = i == 1;
+            if (json_object_is_type(block, json_type_object) &&
+                json_object_object_get_ex(block, "mode", &mode) &&
+                json_object_is_type(mode, json_type_string) &&
+                strcmp(json_object_get_string(mode), "kquant") == 0)
+                return *hf = false, block;
         }
+        json_object *text = NULL;
+        json_object_object_get_ex(o, "text_config", &text);
+        o = json_object_is_type(text, json_type_object) ? text : NULL;
     }
-    if (!path)
-        return cake_fail(err, CAKE_EFORMAT,
-                         "quantization mode \"kquant\" without a \"per_tensor\" map of modules");
-    return cake_fail(err, CAKE_EUNSUPPORTED,
-                     "quantization mode \"kquant\" (module '%.200s' is stored as %.20s) is not "
-                     "supported; " SUPPORTED,
-                     path, codec ? codec : "?");
+    return first;
 }
 
 static cake_status add_entry(cake_quant *q, const char *path, cake_quant_rule rule,
@@ -152,10 +167,40 @@ static cake_status one_member(cake_quant *q, const char *key, json_object *v, bo
     return CAKE_OK;
 }
 
+/* {"mode": "kquant", "per_tensor": {path: codec}}: those modules and no others (5.1). */
+static cake_status parse_kquant(cake_quant *q, json_object *block, cake_error *err) {
+    json_object *map = NULL;
+    if (!json_object_object_get_ex(block, "per_tensor", &map) ||
+        !json_object_is_type(map, json_type_object) || json_object_object_length(map) == 0)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "quantization mode \"kquant\" without a \"per_tensor\" map of modules");
+    q->kquant = true;
+    cake_status st = CAKE_OK;
+    struct json_object_iterator it = json_object_iter_begin(map), end = json_object_iter_end(map);
+    for (; st == CAKE_OK && !json_object_iter_equal(&it, &end); json_object_iter_next(&it)) {
+        const char *path = json_object_iter_peek_name(&it);
+        json_object *v = json_object_iter_peek_value(&it);
+        if (!json_object_is_type(v, json_type_string))
+            return cake_fail(err, CAKE_EFORMAT,
+                             "quantization of module '%.300s': the codec is not a string", path);
+        const char *name = json_object_get_string(v);
+        cake_quant_params p = {.mode = CAKE_QUANT_KQUANT};
+        if (!cake_block_parse(name, &p.codec))
+            return cake_fail(err, CAKE_EUNSUPPORTED,
+                             "quantization of module '%.300s': codec \"%.60s\" is not supported; "
+                             "supported are q2_k to q6_k, q4_0, q4_1, q5_0, q5_1, q8_0, mxfp4 and "
+                             "nvfp4",
+                             path, name);
+        p.group_size = block_table[p.codec].weights;
+        st = add_entry(q, path, CAKE_QUANT_LISTED, p, err);
+    }
+    return st;
+}
+
 cake_status cake_quant_parse(json_object *config, cake_quant **out, cake_error *err) {
     cake_quant *q = cake_calloc(1, sizeof *q);
     cake_status st = CAKE_OK;
-    bool hf;
+    bool hf = false;
     json_object *block = find_block(config, &hf);
     if (!block) {
         *out = q;
@@ -177,7 +222,7 @@ cake_status cake_quant_parse(json_object *config, cake_quant **out, cake_error *
     }
     if ((st = cake_json_string(block, "mode", false, 64, &text, err)) != CAKE_OK) goto out;
     if (text && strcmp(text, "kquant") == 0) {
-        st = refuse_kquant(block, err);
+        st = parse_kquant(q, block, err);
         goto out;
     }
     if ((st = params_of(block, "the whole model", &q->global, err)) != CAKE_OK) goto out;
@@ -208,6 +253,7 @@ cake_quant_rule cake_quant_lookup(const cake_quant *q, const char *path, cake_qu
     if (!q->present) return CAKE_QUANT_UNSAID;
     uint32_t i;
     if (!cake_names_find(&q->names, path, strlen(path), &i)) {
+        if (q->kquant) return CAKE_QUANT_REFUSED;
         *out = q->global;
         return CAKE_QUANT_GLOBAL;
     }

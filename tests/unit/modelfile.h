@@ -120,6 +120,7 @@ typedef struct {
     const char *type; /* model_type; NULL: llama */
     uint32_t n_layers, hidden, ff, vocab, heads, kv_heads, head_dim;
     uint32_t bits, group; /* 0: BF16 */
+    const char *mode;     /* "mxfp4", ... (with its bits and group), or a codec: "q4_k" (bits 0) */
     bool untied;
     uint32_t n_shards; /* 0: one file without an index */
     unsigned salt;
@@ -131,8 +132,8 @@ typedef struct {
     const char *dir;
     st_file f;
     uint32_t shard;
-    char *map;
-    size_t n_map;
+    char *map, *codecs; /* members of weight_map and per_tensor */
+    size_t n_map, n_codecs;
 } gen_state;
 
 static void gen_tensor(gen_state *s, const char *path, const char *suffix, cake_dtype t,
@@ -146,6 +147,21 @@ static void gen_tensor(gen_state *s, const char *path, const char *suffix, cake_
 }
 static void gen_linear(gen_state *s, const char *path, uint64_t n, uint64_t k) {
     const gen_model *g = s->g;
+    cake_block_codec codec;
+    if (g->mode && !g->bits && cake_block_parse(g->mode, &codec)) {
+        const cake_block_info *b = cake_block_get(codec);
+        gen_tensor(s, path, "scales", CAKE_DTYPE_U8, 1, 1, 0);
+        gen_tensor(s, path, "weight", CAKE_DTYPE_U8, 2, n, k / b->weights * b->bytes);
+        s->codecs = realloc(s->codecs, s->n_codecs + 400);
+        s->n_codecs += (size_t)sprintf(s->codecs + s->n_codecs, "%s\"%s\":\"%s\"",
+                                       s->n_codecs ? "," : "", path, g->mode);
+        return;
+    }
+    if (g->mode && g->bits) {
+        gen_tensor(s, path, "weight", CAKE_DTYPE_U32, 2, n, k * g->bits / 32);
+        gen_tensor(s, path, "scales", CAKE_DTYPE_U8, 2, n, k / g->group);
+        return;
+    }
     if (!g->bits) {
         gen_tensor(s, path, "weight", CAKE_DTYPE_BF16, 2, n, k);
         return;
@@ -164,21 +180,8 @@ static void gen_flush(gen_state *s) {
 static UNUSED void gen_write(const gen_model *g, const char *dir) {
     gen_state s = {.g = g, .dir = dir};
     const char *type = g->type ? g->type : "llama";
-    char config[4096], quant[128] = "", p[128];
+    char p[128];
     uint64_t q = (uint64_t)g->heads * g->head_dim, kv = (uint64_t)g->kv_heads * g->head_dim;
-    if (g->bits)
-        snprintf(quant, sizeof quant, "\"quantization\":{\"group_size\":%u,\"bits\":%u},", g->group,
-                 g->bits);
-    snprintf(
-        config, sizeof config,
-        "{\"model_type\":\"%s\",\"hidden_size\":%u,\"num_hidden_layers\":%u,\"num_attention_"
-        "heads\":%u,"
-        "\"num_key_value_heads\":%u,\"head_dim\":%u,\"intermediate_size\":%u,\"vocab_size\":%u,"
-        "\"max_position_embeddings\":512,\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,%s%s"
-        "\"tie_word_embeddings\":%s}",
-        type, g->hidden, g->n_layers, g->heads, g->kv_heads, g->head_dim, g->ff, g->vocab, quant,
-        g->extra ? g->extra : "", g->untied ? "false" : "true");
-    write_text(dir, "config.json", config);
     bool qwen2 = strcmp(type, "qwen2") == 0, qwen3 = strcmp(type, "qwen3") == 0;
     gen_linear(&s, "model.embed_tokens", g->vocab, g->hidden);
     for (uint32_t i = 0; i < g->n_layers; i++) {
@@ -214,6 +217,25 @@ static UNUSED void gen_write(const gen_model *g, const char *dir) {
         write_text(dir, "model.safetensors.index.json", index);
         free(index);
     }
+    char *quant = g->bits ? cake_asprintf("\"quantization\":{\"group_size\":%u,\"bits\":%u%s%s%s},",
+                                          g->group, g->bits, g->mode ? ",\"mode\":\"" : "",
+                                          g->mode ? g->mode : "", g->mode ? "\"" : "")
+                  : s.codecs
+                      ? cake_asprintf("\"quantization\":{\"mode\":\"kquant\",\"per_tensor\":{%s}},",
+                                      s.codecs)
+                      : cake_strdup("");
+    char *config = cake_asprintf(
+        "{\"model_type\":\"%s\",\"hidden_size\":%u,\"num_hidden_layers\":%u,\"num_attention_"
+        "heads\":%u,"
+        "\"num_key_value_heads\":%u,\"head_dim\":%u,\"intermediate_size\":%u,\"vocab_size\":%u,"
+        "\"max_position_embeddings\":512,\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,%s%s"
+        "\"tie_word_embeddings\":%s}",
+        type, g->hidden, g->n_layers, g->heads, g->kv_heads, g->head_dim, g->ff, g->vocab, quant,
+        g->extra ? g->extra : "", g->untied ? "false" : "true");
+    write_text(dir, "config.json", config);
+    free(config);
+    free(quant);
+    free(s.codecs);
     free(s.map);
 }
 /* 4 layers, 4-bit; a few hundred kilobytes. */

@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "kernels/codec.h"
 #include "tests/unit/modelfile.h"
 
 #define BASE                                                                                       \
@@ -247,7 +248,7 @@ static void test_refusals(void **state) {
 /* ---- quantization ---- */
 
 static cake_quant_params look(const cake_model_config *c, const char *path, cake_quant_rule want) {
-    cake_quant_params p = {99, 99, 99};
+    cake_quant_params p = {.mode = 99, .bits = 99, .group_size = 99};
     cake_quant_rule r = cake_quant_lookup(c->quant, path, &p);
     if (r != want) fail_msg("%s: rule %d, expected %d", path, r, want);
     return p;
@@ -327,6 +328,42 @@ static void test_quant_variants(void **state) {
         }
 }
 
+/* formats.md 5.1: where the block is looked for, and what the map says. */
+static void test_kquant(void **state) {
+    (void)state;
+#define KQ(codec) "{\"mode\":\"kquant\",\"per_tensor\":{\"a\":\"" codec "\"}}"
+#define MLX4      "{\"group_size\":64,\"bits\":4}"
+    static const char *const where[] = {
+        ",\"quantization\":" KQ("q6_k") "}",
+        ",\"quantization\":" KQ("q6_k") ",\"quantization_config\":" KQ("q4_k") "}",
+        ",\"quantization_config\":" KQ("q6_k") "}",
+        ",\"quantization\":" MLX4 ",\"quantization_config\":" KQ("q6_k") "}",
+        ",\"quantization\":" MLX4 ",\"text_config\":{\"quantization\":" KQ("q6_k") "}}",
+        ",\"text_config\":{\"text_config\":{\"quantization_config\":" KQ("q6_k") "}}}",
+    };
+    for (size_t i = 0; i < sizeof where / sizeof *where; i++) {
+        char *text = cake_asprintf(LLAMA "%s", where[i]);
+        cake_model_config c = parse_ok(text);
+        cake_quant_params p = look(&c, "a", CAKE_QUANT_LISTED);
+        assert_int_equal(p.mode, CAKE_QUANT_KQUANT);
+        assert_int_equal(p.codec, CAKE_BLOCK_Q6_K);
+        look(&c, "b", CAKE_QUANT_REFUSED);
+        cake_config_deinit(&c);
+        free(text);
+    }
+    for (int i = 0; i < CAKE_BLOCK_COUNT; i++) {
+        cake_block_codec codec;
+        cake_codec kernel;
+        const cake_block_info *b = cake_block_get((cake_block_codec)i);
+        assert_true(cake_block_parse(b->name, &codec) && (int)codec == i);
+        assert_true(cake_codec_parse(b->name, &kernel));
+        assert_int_equal(b->weights, cake_codec_get(kernel)->weights);
+        assert_int_equal(b->bytes, cake_codec_get(kernel)->bytes);
+    }
+    assert_int_equal(CAKE_BLOCK_COUNT, CAKE_CODEC_COUNT);
+    assert_null(cake_block_get(CAKE_BLOCK_COUNT));
+}
+
 static void test_quant_refusals(void **state) {
     (void)state;
 #define Q(x) LLAMA ",\"quantization\":" x "}"
@@ -340,9 +377,14 @@ static void test_quant_refusals(void **state) {
             "module 'a.b'");
     refused(Q("{\"bits\":4,\"a.b\":{\"bits\":4,\"zero\":1}}"), CAKE_EFORMAT,
             "unknown field \"zero\"");
-    refused(Q("{\"mode\":\"kquant\",\"per_tensor\":{\"model.embed_tokens\":\"q6_k\"}}"),
-            CAKE_EUNSUPPORTED, "'model.embed_tokens' is stored as q6_k");
     refused(Q("{\"mode\":\"kquant\"}"), CAKE_EFORMAT, "per_tensor");
+    refused(Q("{\"mode\":\"kquant\",\"per_tensor\":{}}"), CAKE_EFORMAT, "per_tensor");
+    refused(Q("{\"mode\":\"kquant\",\"per_tensor\":[\"q6_k\"]}"), CAKE_EFORMAT, "per_tensor");
+    refused(Q("{\"mode\":\"kquant\",\"per_tensor\":{\"a.b\":6}}"), CAKE_EFORMAT, "module 'a.b'");
+    refused(Q("{\"mode\":\"kquant\",\"per_tensor\":{\"a.b\":\"iq3_s\"}}"), CAKE_EUNSUPPORTED,
+            "module 'a.b': codec \"iq3_s\"");
+    refused(Q("{\"mode\":\"kquant\",\"per_tensor\":{\"a\":\"q4_k\",\"b\":\"Q4_K\"}}"),
+            CAKE_EUNSUPPORTED, "module 'b': codec \"Q4_K\"");
     refused(LLAMA ",\"quantization_config\":{\"quant_method\":\"awq\",\"bits\":4}}",
             CAKE_EUNSUPPORTED, "method \"awq\"");
     refused(LLAMA ",\"quantization_config\":{\"quant_method\":\"mxfp4\"}}", CAKE_EUNSUPPORTED,
@@ -380,8 +422,8 @@ static void test_collection(void **state) {
          .refusal = "\"model_type\" \"qwen3_5\" is not supported"},
         {.file = "configs/qwen3.8-27b-mlx-mixed-4-8bit",
          .refusal = "\"model_type\" \"qwen3_5\" is not supported"},
-        {.file = "models/babyllama105-pad256-kquant-q4_k_m",
-         .refusal = "mode \"kquant\" (module 'model.embed_tokens' is stored as q6_k)"},
+        {"models/babyllama105-pad256-kquant-q4_k_m", NULL, CAKE_FAMILY_LLAMA, 256, 5, 16, 8, 16,
+         512, 105, 1},
         {.file = "models/babyllama105-qwen2moe-mlx-4bit-gate8",
          .refusal = "\"model_type\" \"qwen2_moe\" is not supported"},
     };
@@ -430,11 +472,11 @@ static void test_shipped(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),          cmocka_unit_test(test_families),
-        cmocka_unit_test(test_rope),           cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_quant_variants),
-        cmocka_unit_test(test_quant_refusals), cmocka_unit_test(test_collection),
-        cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_llama),      cmocka_unit_test(test_families),
+        cmocka_unit_test(test_rope),       cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_quant_variants),
+        cmocka_unit_test(test_kquant),     cmocka_unit_test(test_quant_refusals),
+        cmocka_unit_test(test_collection), cmocka_unit_test(test_shipped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -118,6 +118,67 @@ static void test_families(void **state) {
         }
 }
 
+/* Blocks and fp modes: kinds, shapes, what travels and what contradicts. */
+static void test_blocks(void **state) {
+    (void)state;
+    for (int i = 0; i < CAKE_BLOCK_COUNT; i++) {
+        const cake_block_info *b = cake_block_get((cake_block_codec)i);
+        gen_model g = GEN_SMALL;
+        g.bits = 0, g.mode = b->name, g.hidden = 256, g.head_dim = 64, g.untied = i % 2;
+        g.n_layers = 1;
+        char *d = tmp_dir();
+        gen_write(&g, d);
+        opened o = open_model(d);
+        const cake_module *m = cake_layout_module(o.layout, 1, CAKE_ROLE_DOWN);
+        assert_int_equal(m->kind, CAKE_WEIGHT_BLOCK);
+        assert_int_equal(m->codec, i);
+        assert_int_equal(m->scales, -1);
+        assert_int_equal(o.ck->tensors[m->weight].n_bytes, 256 * 256 / b->weights * b->bytes);
+        assert_int_equal(cake_layout_module(o.layout, 1, CAKE_ROLE_FFN_NORM)->kind,
+                         CAKE_WEIGHT_DENSE);
+        assert_int_equal(o.layout->n_bare, 0);
+        /* The placeholders stay behind: one byte less per quantized module. */
+        cake_unit_range all = {0, 3};
+        assert_int_equal(cake_layout_bytes(o.layout, &all, 1), o.ck->n_bytes - (8 + g.untied));
+        cake_bundle *bundle = bundle_of(&o, 0, 3);
+        char *to = tmp_dir(), *copy = cake_path_join(to, "copy");
+        cake_error err = {0};
+        assert_ok(cake_bundle_write(bundle, copy, &err), &err);
+        opened again = open_model(copy);
+        assert_int_equal(again.layout->n_bare, 8 + g.untied);
+        assert_int_equal(again.ck->n_tensors, o.ck->n_tensors - (8u + g.untied));
+        close_model(&again);
+        cake_bundle_free(bundle);
+        close_model(&o);
+        free(copy);
+        tmp_remove(to);
+        tmp_remove(d);
+    }
+    static const struct {
+        const char *mode;
+        uint32_t bits, group;
+        cake_quant_mode id;
+    } fp[] = {{"mxfp4", 4, 32, CAKE_QUANT_MXFP4},
+              {"mxfp8", 8, 32, CAKE_QUANT_MXFP8},
+              {"nvfp4", 4, 16, CAKE_QUANT_NVFP4}};
+    for (int i = 0; i < 3; i++) {
+        gen_model g = GEN_SMALL;
+        g.mode = fp[i].mode, g.bits = fp[i].bits, g.group = fp[i].group;
+        char *d = tmp_dir();
+        gen_write(&g, d);
+        opened o = open_model(d);
+        const cake_module *m = cake_layout_module(o.layout, 0, CAKE_ROLE_EMBED);
+        assert_int_equal(m->kind, CAKE_WEIGHT_FP);
+        assert_int_equal(m->fp_mode, fp[i].id);
+        assert_int_equal(m->bits, fp[i].bits);
+        assert_int_equal(m->biases, -1);
+        cake_unit_range all = {0, 6};
+        assert_int_equal(cake_layout_bytes(o.layout, &all, 1), o.ck->n_bytes);
+        close_model(&o);
+        tmp_remove(d);
+    }
+}
+
 static void test_shipped(void **state) {
     (void)state;
     opened o = open_model("tests/models/babyllama105-mlx-4bit-g32-mixed");
@@ -283,6 +344,35 @@ static void test_contradictions(void **state) {
             CAKE_EUNSUPPORTED, "o_proj.bias", NULL);
 }
 
+static void test_block_contradictions(void **state) {
+    (void)state;
+    gen_model k = GEN_SMALL, f = GEN_SMALL;
+    k.bits = 0, k.mode = "q5_1"; /* rows of 128: 4 blocks of 24 bytes */
+    f.mode = "mxfp4";
+    changed(k, ONE(QP ".scales", 0, 0, 0, 0), CAKE_OK, NULL, NULL);
+    changed(k, ONE(QP ".scales", CAKE_DTYPE_U8, 1, 2, 0), CAKE_EFORMAT, QP ".scales",
+            "inside the blocks");
+    changed(k, ONE(QP ".scales", CAKE_DTYPE_F16, 2, 128, 4), CAKE_EFORMAT, QP ".scales",
+            "inside the blocks");
+    changed(k, ONE(QP ".biases", CAKE_DTYPE_F16, 2, 128, 4), CAKE_EFORMAT, QP ".biases", "q5_1");
+    changed(k, ONE(QP ".weight", CAKE_DTYPE_U8, 2, 128, 95), CAKE_EFORMAT,
+            "[128, 95], but config.json asks for [128, 96]", "128 x 128, q5_1");
+    changed(k, ONE(QP ".weight", CAKE_DTYPE_U8, 2, 127, 96), CAKE_EFORMAT, "[127, 96]", QP);
+    changed(k, ONE(QP ".weight", CAKE_DTYPE_BF16, 2, 128, 128), CAKE_EFORMAT, "dtype BF16", "q5_1");
+    changed(k, ONE("model.norm.scales", CAKE_DTYPE_U8, 1, 1, 0), CAKE_EFORMAT, "model.norm.scales",
+            "not quantized");
+    k.mode = "q4_k"; /* 128 is half a block */
+    changed(k, ONE("visual.x", CAKE_DTYPE_U8, 1, 1, 0), CAKE_EFORMAT, "rows of 128 do not divide",
+            "blocks of 256 (q4_k)");
+    changed(f, ONE(QP ".scales", CAKE_DTYPE_F8_E8M0, 2, 128, 4), CAKE_OK, NULL, NULL);
+    changed(f, ONE(QP ".scales", CAKE_DTYPE_F16, 2, 128, 4), CAKE_EFORMAT, "dtype F16", QP);
+    changed(f, ONE(QP ".scales", CAKE_DTYPE_U8, 2, 128, 8), CAKE_EFORMAT,
+            "[128, 8], but config.json asks for [128, 4]", QP);
+    changed(f, ONE(QP ".biases", CAKE_DTYPE_F16, 2, 128, 4), CAKE_EFORMAT, QP ".biases", "mxfp4");
+    changed(f, ONE(QP ".weight", CAKE_DTYPE_U8, 2, 128, 64), CAKE_EFORMAT, "dtype U8", QP);
+    changed(f, ONE(QP ".scales", 0, 0, 0, 0), CAKE_ENOTFOUND, QP ".scales' is missing", "packed");
+}
+
 /* Rows that do not divide into the groups: W*32 == K*bits and G*group == K cannot both hold. */
 static void test_group_divides(void **state) {
     (void)state;
@@ -321,10 +411,10 @@ static void test_overrides(void **state) {
          NULL},
         {"\"group_size\":64,\"bits\":8,\"model.embed_tokens\":{\"group_size\":32,\"bits\":4}",
          CAKE_EFORMAT, "q_proj", NULL},
-        {"\"group_size\":32,\"bits\":4,\"mode\":\"mxfp4\"", CAKE_EUNSUPPORTED,
-         "module 'model.embed_tokens' is stored as mxfp4", NULL},
-        {"\"group_size\":32,\"bits\":4,\"" QP "\":{\"mode\":\"nvfp4\"}", CAKE_EUNSUPPORTED,
-         "module '" QP "' is stored as nvfp4", NULL},
+        {"\"group_size\":32,\"bits\":4,\"mode\":\"mxfp4\"", CAKE_EFORMAT,
+         "'model.embed_tokens.scales'", "the scales of mxfp4 are bytes"},
+        {"\"group_size\":32,\"bits\":4,\"" QP "\":{\"mode\":\"nvfp4\"}", CAKE_EFORMAT,
+         "the scales of nvfp4 are bytes", QP},
     };
     char *from = tmp_dir();
     gen_model g = GEN_SMALL;
@@ -458,10 +548,16 @@ static void test_ranges(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_families),       cmocka_unit_test(test_shipped),
-        cmocka_unit_test(test_contradictions), cmocka_unit_test(test_group_divides),
-        cmocka_unit_test(test_overrides),      cmocka_unit_test(test_tie),
-        cmocka_unit_test(test_changed_bytes),  cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_contradictions),
+        cmocka_unit_test(test_block_contradictions),
+        cmocka_unit_test(test_group_divides),
+        cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_tie),
+        cmocka_unit_test(test_changed_bytes),
+        cmocka_unit_test(test_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

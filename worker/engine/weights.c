@@ -2,6 +2,7 @@
  * places and packs, so that the sizes announced by a plan are the sizes taken. */
 #include "worker/engine/weights.h"
 #include "common/mem.h"
+#include "kernels/codec.h"
 #include "kernels/vec.h"
 
 #include <math.h>
@@ -80,15 +81,46 @@ static void pack_chunk(void *arg, size_t chunk, unsigned thread) {
     cake_pack_tiles(j->spec, j->stored, j->packed, begin, end);
 }
 
+/* What the kernels call the module's storage; false for what they do not know. */
+static bool spec_of(const cake_module *m, cake_wspec *s) {
+    *s = (cake_wspec){.n = m->n, .k = m->k};
+    switch (m->kind) {
+    case CAKE_WEIGHT_DENSE:
+        s->kind = CAKE_W_DENSE;
+        if (!ftype_of(m->dtype, &s->ftype)) return false;
+        break;
+    case CAKE_WEIGHT_AFFINE:
+        s->kind = CAKE_W_AFFINE;
+        s->bits = m->bits;
+        s->group = m->group_size;
+        if (!ftype_of(m->dtype, &s->ftype)) return false;
+        break;
+    case CAKE_WEIGHT_BLOCK:
+        s->kind = CAKE_W_BLOCK;
+        if (!cake_codec_parse(cake_block_get(m->codec)->name, &s->codec)) return false;
+        break;
+    case CAKE_WEIGHT_FP:
+        s->kind = CAKE_W_FP;
+        if (!cake_fp_parse(cake_quant_mode_name(m->fp_mode), &s->fp)) return false;
+        break;
+    }
+    return cake_wspec_valid(s);
+}
+
+/* An E8M0 scale of 255 is infinite or not a number, depending on whom one asks: no weight is. */
+static cake_status check_scales(walk *w, const cake_module *m) {
+    const cake_tensor *t = &w->source->tensors[m->scales];
+    if (m->fp_mode == CAKE_QUANT_NVFP4 || !memchr(t->data, 0xff, (size_t)t->n_bytes))
+        return CAKE_OK;
+    return cake_fail(w->err, CAKE_EFORMAT,
+                     "tensor '%s': a scale byte is 255, which is not a finite number", t->name);
+}
+
 static cake_status load_linear(walk *w, uint32_t unit, cake_role role, cake_linear *out) {
     const cake_module *m = cake_layout_module(w->layout, unit, role);
     cake_assert(m != NULL);
-    cake_wspec spec = {.kind = m->kind == CAKE_WEIGHT_AFFINE ? CAKE_W_AFFINE : CAKE_W_DENSE,
-                       .bits = m->bits,
-                       .group = m->group_size,
-                       .n = m->n,
-                       .k = m->k};
-    if (!ftype_of(m->dtype, &spec.ftype) || !cake_wspec_valid(&spec))
+    cake_wspec spec;
+    if (!spec_of(m, &spec))
         return cake_fail(w->err, CAKE_EUNSUPPORTED,
                          "%s: a [%u, %u] weight of type %s, %u bits, group %u "
                          "has no kernel in this build",
@@ -97,6 +129,10 @@ static cake_status load_linear(walk *w, uint32_t unit, cake_role role, cake_line
     void *packed = place(w, cake_packed_bytes(&spec));
     out->mat.packed = packed;
     if (packed) {
+        if (m->kind == CAKE_WEIGHT_FP) {
+            cake_status st = check_scales(w, m);
+            if (st != CAKE_OK) return st;
+        }
         const cake_tensor *t = w->source->tensors;
         cake_wstored stored = {.weight = t[m->weight].data,
                                .scales = m->scales >= 0 ? t[m->scales].data : NULL,
