@@ -49,6 +49,8 @@ const char *cake_cluster_discovery(const cake_cluster *c);
 
 typedef struct {
     uint32_t context, sequences;
+    uint32_t slots;    /* sequence slots on the stages: those beyond `sequences` keep finished ones
+                          in the same memory, for others to go on from; 0: a good default */
     uint32_t max_rows; /* rows of a batch; 0: a good default */
     cake_plan_goal goal;
     bool f32_mode;

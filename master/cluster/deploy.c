@@ -88,6 +88,9 @@ cake_status cake_cluster_make_plan(cake_cluster *c, const cake_deployment_option
     const cake_model *m = c->o.model;
     if (p->options.max_rows == 0)
         p->options.max_rows = o->context < DEFAULT_ROWS ? o->context : DEFAULT_ROWS;
+    if (p->options.slots == 0) p->options.slots = 4 * o->sequences + 16;
+    if (p->options.slots > CAKE_ASSIGN_SEQS_MAX) p->options.slots = CAKE_ASSIGN_SEQS_MAX;
+    if (p->options.slots < o->sequences) p->options.slots = o->sequences;
     cake_status st = CAKE_OK;
     if (c->o.topology) st = cake_topology_check(c->o.topology, m->config.n_layers, err);
     if (st == CAKE_OK)
@@ -224,7 +227,7 @@ static cake_status assign_node(cake_cluster *c, cake_cluster_plan *p, uint32_t n
     cake_assign a = {.f32_mode = p->options.f32_mode,
                      .wire = p->options.wire,
                      .context = p->options.context,
-                     .n_seqs = p->options.sequences,
+                     .n_seqs = p->options.slots,
                      .n_blocks =
                          p->options.sequences * (p->options.context / CAKE_EMBED_KV_BLOCK + 1),
                      .max_rows = p->options.max_rows,

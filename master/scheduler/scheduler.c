@@ -3,6 +3,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "master/scheduler/prefix.h"
 #include "worker/embed.h"
 
 #include <inttypes.h>
@@ -10,7 +11,8 @@
 #include <string.h>
 
 enum {
-    QUEUE_MAX = 1024, /* sequences waiting for a slot */
+    QUEUE_MAX = 1024,   /* sequences waiting for a slot */
+    WORTH_WAITING = 16, /* rows that another sequence computes just now */
     FLIGHT_MAX = CAKE_STAGES_MAX + 1,
     /* A batch in flight for so long is lost, whatever the heartbeats say; besides, SLOWER times as
      * long as the plan expects of all that is in flight. */
@@ -23,17 +25,24 @@ typedef enum { WAITING, PREFILL, DECODE, ENDED } phase;
 typedef struct sequence {
     uint64_t id;
     cake_sequence_request r;
-    uint32_t *prompt;
+    uint32_t *tokens; /* [n_tokens] prompt, then what was chosen */
+    uint32_t n_tokens, cap;
     phase phase;
     uint32_t slot;     /* on the stages, while PREFILL or DECODE */
     uint32_t limit;    /* most positions */
-    uint32_t blocks;   /* reserved in the KV arena */
+    uint32_t cached;   /* positions that were there already */
     uint32_t sent;     /* rows sent so far = next position */
-    uint32_t token;    /* DECODE: the token to send at `sent` */
+    uint32_t done;     /* of them, computed */
     bool in_flight;    /* DECODE: its row is in a batch */
     uint32_t n_flying; /* batches in flight that hold rows of it */
     struct sequence *next;
 } sequence;
+
+/* A sequence in a batch; once it is done, positions below `end` are computed on all stages. */
+typedef struct {
+    sequence *q;
+    uint32_t end;
+} member;
 
 typedef struct {
     uint64_t id;
@@ -42,18 +51,16 @@ typedef struct {
     uint32_t n_rows; /* with logits wanted */
     sequence **who;  /* [max_rows] owner of each such row; NULL when it ended meanwhile */
     uint32_t n_members;
-    sequence **members; /* [n_seqs] sequences with rows in the batch */
+    member *members; /* [n_running_max] sequences with rows in the batch */
 } flight;
 
 struct cake_scheduler {
     cake_cluster *cluster;
     uint32_t n_vocab, n_seqs, max_rows, max_logits, context, n_stages;
-    uint32_t free_blocks;
+    cake_prefix *kv; /* slots and blocks of the stages */
     sequence *all; /* every sequence that has not ended or still has rows in flight, oldest first */
     uint32_t n_waiting;
-    uint32_t *free_slots, n_free_slots;
-    cake_kv_op *ops; /* to send with the next batch */
-    uint32_t n_ops;
+    cake_kv_ops ops; /* to send with the next batch */
     uint64_t next_id, next_batch;
     uint32_t n_flights, max_flights;
     flight flights[FLIGHT_MAX];
@@ -70,6 +77,13 @@ struct cake_scheduler {
 
 static void on_message(void *arg, const cake_msg *m);
 
+/* A part that keeps a state of fixed size instead of keys and values cannot be cut or shared. */
+static bool can_fork(const cake_cluster_plan *p) {
+    for (uint32_t i = 0; i < p->request.n_layers + 2; i++)
+        if (p->request.units[i].state_bytes) return false;
+    return true;
+}
+
 cake_status cake_scheduler_new(cake_scheduler **out, cake_cluster *c, cake_error *err) {
     const cake_cluster_plan *p = cake_cluster_deployed(c);
     if (!p) return cake_fail(err, CAKE_EINVAL, "no plan is deployed");
@@ -82,17 +96,20 @@ cake_status cake_scheduler_new(cake_scheduler **out, cake_cluster *c, cake_error
     s->max_logits = cake_logit_rows_max(s->n_vocab, s->max_rows);
     s->context = p->options.context;
     s->n_stages = p->plan.n_stages;
-    s->free_blocks = s->n_seqs * (s->context / CAKE_EMBED_KV_BLOCK + 1);
+    uint32_t n_slots = p->options.slots;
+    s->kv = cake_prefix_new(
+        &(cake_prefix_options){.n_slots = n_slots,
+                               .n_blocks = s->n_seqs * (s->context / CAKE_EMBED_KV_BLOCK + 1),
+                               .max_positions = s->context,
+                               .keep = can_fork(p)});
     s->max_flights = s->n_stages + 1;
     double expected_s =
         p->plan.prefill_tps > 0 ? s->max_rows * s->max_flights / p->plan.prefill_tps : 0;
     if (!(expected_s < 1e6)) expected_s = 1e6;
     s->batch_timeout_ns = BATCH_TIMEOUT_MS * 1000000ull + (uint64_t)(expected_s * SLOWER * 1e9);
-    s->n_free_slots = s->n_seqs;
-    s->free_slots = cake_calloc(s->n_seqs, sizeof *s->free_slots);
-    for (uint32_t i = 0; i < s->n_seqs; i++) s->free_slots[i] = s->n_seqs - 1 - i;
-    s->ops = cake_calloc(s->n_seqs + 1, sizeof *s->ops);
-    s->ops[s->n_ops++] =
+    s->ops.cap = 4 * n_slots + 16; /* what the stages take */
+    s->ops.v = cake_calloc(s->ops.cap, sizeof *s->ops.v);
+    s->ops.v[s->ops.n++] =
         (cake_kv_op){.op = CAKE_KV_RESET}; /* an earlier scheduler may have left some */
     s->next_batch = cake_now_ns();         /* and late results of its batches */
     s->rows = cake_calloc(s->max_rows, sizeof *s->rows);
@@ -109,17 +126,13 @@ cake_status cake_scheduler_new(cake_scheduler **out, cake_cluster *c, cake_error
 
 /* ---- sequences ---- */
 
-static uint32_t blocks_for(uint32_t positions) {
-    return positions / CAKE_EMBED_KV_BLOCK + (positions % CAKE_EMBED_KV_BLOCK != 0);
-}
-
 /* Take a sequence off the list once it has ended and no batch holds rows of it. */
 static void reap(cake_scheduler *s) {
     for (sequence **at = &s->all; *at;) {
         sequence *q = *at;
         if (q->phase == ENDED && q->n_flying == 0) {
             *at = q->next;
-            free(q->prompt);
+            free(q->tokens);
             free(q);
         } else {
             at = &q->next;
@@ -127,22 +140,13 @@ static void reap(cake_scheduler *s) {
     }
 }
 
-/* The stages apply operations before rows, in order: the slot may be used again at once. */
-static void free_on_stages(cake_scheduler *s, uint32_t slot) {
-    for (uint32_t i = 0; i < s->n_ops; i++)
-        if (s->ops[i].op == CAKE_KV_FREE && s->ops[i].seq == slot)
-            return; /* said already; nothing was sent since */
-    s->ops[s->n_ops++] = (cake_kv_op){.op = CAKE_KV_FREE, .seq = slot};
-}
-
 static void end(cake_scheduler *s, sequence *q, cake_done how, const cake_error *err) {
     if (q->phase == ENDED) return;
     if (q->phase == WAITING) {
         s->n_waiting--;
     } else {
-        free_on_stages(s, q->slot);
-        s->free_slots[s->n_free_slots++] = q->slot;
-        s->free_blocks += q->blocks;
+        /* The stages apply operations before rows, in order: the slot may be used again at once. */
+        cake_prefix_close(s->kv, q->slot, &s->ops);
         s->stats.running--;
     }
     q->phase = ENDED;
@@ -173,8 +177,8 @@ void cake_scheduler_free(cake_scheduler *s) {
         free(s->flights[i].who);
         free(s->flights[i].members);
     }
-    free(s->free_slots);
-    free(s->ops);
+    cake_prefix_free(s->kv);
+    free(s->ops.v);
     free(s->rows);
     free(s->logits);
     free(s);
@@ -201,9 +205,11 @@ cake_status cake_scheduler_submit(cake_scheduler *s, const cake_sequence_request
     q->id = ++s->next_id;
     q->r = *r;
     q->limit = limit;
-    q->prompt = cake_malloc(r->n_prompt * sizeof *q->prompt);
-    memcpy(q->prompt, r->prompt, r->n_prompt * sizeof *q->prompt);
-    q->r.prompt = q->prompt;
+    q->n_tokens = r->n_prompt;
+    q->cap = r->n_prompt + 64;
+    q->tokens = cake_malloc(q->cap * sizeof *q->tokens);
+    memcpy(q->tokens, r->prompt, r->n_prompt * sizeof *q->tokens);
+    q->r.prompt = NULL; /* the caller's */
     sequence **at = &s->all;
     while (*at) at = &(*at)->next;
     *at = q;
@@ -230,23 +236,36 @@ bool cake_scheduler_idle(const cake_scheduler *s) {
 void cake_scheduler_stats_get(const cake_scheduler *s, cake_scheduler_stats *out) {
     *out = s->stats;
     out->waiting = s->n_waiting;
+    cake_prefix_stats_get(s->kv, &out->kv);
 }
 
 /* ---- building batches ---- */
 
-/* Give waiting sequences a slot, oldest first, while the KV blocks they may ever need are free:
- * then a running sequence never has to be thrown out. */
+/* Somebody computes a longer part of this prompt just now than is ready yet: wait for it. */
+static bool better_later(const cake_scheduler *s, const sequence *q) {
+    uint32_t now = cake_prefix_match(s->kv, q->tokens, q->r.n_prompt - 1);
+    for (const sequence *o = s->all; o && !q->r.score; o = o->next) {
+        if ((o->phase != PREFILL && o->phase != DECODE) || o->done >= o->r.n_prompt) continue;
+        uint32_t n = o->r.n_prompt < q->r.n_prompt - 1 ? o->r.n_prompt : q->r.n_prompt - 1, k = 0;
+        while (k < n && o->tokens[k] == q->tokens[k]) k++;
+        if (k >= now + WORTH_WAITING) return true;
+    }
+    return false;
+}
+
+/* Give waiting sequences a slot, oldest first. As many run as have room for the whole context, so a
+ * running sequence never has to be thrown out; what is kept of others makes room for it. */
 static void admit(cake_scheduler *s) {
-    for (sequence *q = s->all; q && s->n_free_slots; q = q->next) {
-        if (q->phase != WAITING) continue;
-        uint32_t need = blocks_for(q->r.score ? q->r.n_prompt : q->limit);
-        if (need > s->free_blocks) return;
-        q->blocks = need;
-        s->free_blocks -= need;
-        q->slot = s->free_slots[--s->n_free_slots];
+    for (sequence *q = s->all; q && s->stats.running < s->n_seqs; q = q->next) {
+        if (q->phase != WAITING || better_later(s, q)) continue;
+        q->slot = cake_prefix_open(s->kv, q->tokens, q->r.n_prompt,
+                                   q->r.score ? 0 : q->r.n_prompt - 1, &q->cached, &s->ops);
+        q->sent = q->cached;
         q->phase = PREFILL;
         s->n_waiting--;
         s->stats.running++;
+        s->stats.cached_rows += q->cached;
+        if (q->r.progress) q->r.progress(q->r.arg, q->cached, q->cached);
     }
 }
 
@@ -261,8 +280,9 @@ static void add_row(cake_scheduler *s, batch *b, sequence *q, uint32_t token, bo
     if (logits) b->f->who[b->n_logits++] = q;
 }
 
-static void join(batch *b, sequence *q) {
-    b->f->members[b->f->n_members++] = q;
+static void join(cake_scheduler *s, batch *b, sequence *q, uint32_t n) {
+    cake_prefix_extend(s->kv, q->slot, n, &s->ops);
+    b->f->members[b->f->n_members++] = (member){q, q->sent};
     q->n_flying++;
 }
 
@@ -272,10 +292,10 @@ static void add_prompt(cake_scheduler *s, batch *b, sequence *q, uint32_t room) 
     while (room-- && q->sent < q->r.n_prompt) {
         bool logits = q->r.score || q->sent + 1 == q->r.n_prompt;
         if (logits && b->n_logits == s->max_logits) break;
-        add_row(s, b, q, q->prompt[q->sent], logits);
+        add_row(s, b, q, q->tokens[q->sent], logits);
     }
     s->stats.prompt_rows += b->n_rows - first;
-    if (b->n_rows > first) join(b, q);
+    if (b->n_rows > first) join(s, b, q, b->n_rows - first);
     if (q->sent == q->r.n_prompt)
         q->phase = DECODE, q->in_flight = true; /* its logits are on the way */
 }
@@ -300,8 +320,8 @@ static bool build(cake_scheduler *s, batch *b) {
     for (sequence *q = s->all; q && b->n_rows < share; q = q->next) {
         if (q->phase != DECODE || q->in_flight || q->r.score) continue;
         if (b->n_rows == s->max_rows || b->n_logits == s->max_logits) break;
-        add_row(s, b, q, q->token, true);
-        join(b, q);
+        add_row(s, b, q, q->tokens[q->sent], true);
+        join(s, b, q, 1);
         q->in_flight = true;
         s->stats.decode_rows++;
     }
@@ -324,10 +344,10 @@ static cake_status send_batch(cake_scheduler *s, batch *b, cake_error *err) {
                        .epoch = cake_cluster_epoch(s->cluster),
                        .id = ++s->next_batch,
                        .n_rows = b->n_rows,
-                       .n_ops = s->n_ops};
-    cake_msg *m = cake_msg_rows(&h, s->rows, s->ops, NULL);
+                       .n_ops = s->ops.n};
+    cake_msg *m = cake_msg_rows(&h, s->rows, s->ops.v, NULL);
     if (!m) return cake_fail(err, CAKE_ENOMEM, "no memory for a batch of %u rows", b->n_rows);
-    s->n_ops = 0;
+    s->ops.n = 0;
     b->f->used = true;
     b->f->id = h.id;
     b->f->n_rows = b->n_logits;
@@ -366,7 +386,6 @@ static void take_logits(cake_scheduler *s, sequence *q, cake_row row, float *log
         return;
     }
     q->in_flight = false;
-    q->token = token;
     if (!more)
         end(s, q, CAKE_DONE_STOP, NULL);
     else if (token >= s->n_vocab) {
@@ -375,7 +394,25 @@ static void take_logits(cake_scheduler *s, sequence *q, cake_row row, float *log
         end(s, q, CAKE_DONE_ERROR, &err);
     } else if (q->sent >= q->limit) {
         end(s, q, CAKE_DONE_LENGTH, NULL);
+    } else {
+        if (q->n_tokens == q->cap) {
+            q->cap *= 2;
+            q->tokens = cake_realloc(q->tokens, q->cap * sizeof *q->tokens);
+        }
+        q->tokens[q->n_tokens++] = token;
+        cake_prefix_publish(s->kv, q->slot, q->tokens, q->done);
     }
+}
+
+/* What a batch computed of a sequence is there for others from now on. */
+static void ready(cake_scheduler *s, const member *m) {
+    sequence *q = m->q;
+    if (q->phase == ENDED) return;
+    uint32_t prompt_done = q->done < q->r.n_prompt ? q->done : q->r.n_prompt;
+    q->done = m->end;
+    cake_prefix_publish(s->kv, q->slot, q->tokens, q->done);
+    if (q->r.progress && prompt_done < q->r.n_prompt)
+        q->r.progress(q->r.arg, q->cached, q->done < q->r.n_prompt ? q->done : q->r.n_prompt);
 }
 
 static void on_message(void *arg, const cake_msg *m) {
@@ -390,6 +427,7 @@ static void on_message(void *arg, const cake_msg *m) {
         return;
     }
     if (!f) return;
+    for (uint32_t i = 0; i < f->n_members; i++) ready(s, &f->members[i]);
     bool ok = m->h.n_rows == f->n_rows && (m->h.n_rows == 0 || m->h.width == s->n_vocab);
     for (uint32_t i = 0; ok && i < f->n_rows; i++) {
         sequence *q = f->who[i];
@@ -413,7 +451,7 @@ static void on_message(void *arg, const cake_msg *m) {
         return;
     }
     add_times(s, m, f);
-    for (uint32_t i = 0; i < f->n_members; i++) f->members[i]->n_flying--;
+    for (uint32_t i = 0; i < f->n_members; i++) f->members[i].q->n_flying--;
     f->used = false;
     s->n_flights--;
     reap(s);

@@ -13,6 +13,7 @@
 #define CAKE_MASTER_SCHEDULER_SCHEDULER_H
 
 #include "master/cluster/cluster.h"
+#include "master/scheduler/prefix.h"
 
 typedef struct cake_scheduler cake_scheduler;
 
@@ -35,6 +36,9 @@ typedef struct {
      * and after each token: choose the next into *token; false ends the sequence (the chosen token
      * is not computed). */
     bool (*next)(void *arg, uint32_t position, float *logits, uint32_t n_vocab, uint32_t *token);
+    /* NULL, or told how much of the prompt is done: when it begins (`cached` positions were there
+     * already, of others or an earlier turn) and after every part of it. */
+    void (*progress)(void *arg, uint32_t cached, uint32_t done);
     /* The sequence is over; called exactly once. err is set for CAKE_DONE_ERROR. */
     void (*done)(void *arg, cake_done how, const cake_error *err);
 } cake_sequence_request;
@@ -42,12 +46,14 @@ typedef struct {
 /* Sums since creation, for reports. */
 typedef struct {
     uint64_t batches, rows, prompt_rows, decode_rows;
+    uint64_t cached_rows; /* of prompts, that were not computed again */
     uint32_t n_stages;
     struct {
         uint64_t compute_ns, queue_ns, rows;
     } stage[CAKE_STAGES_MAX];
     uint64_t flight_ns; /* sum over batches, from sending to result */
     uint32_t running, waiting;
+    cake_prefix_stats kv;
 } cake_scheduler_stats;
 
 /* c must have a deployed plan; takes over its handler. */

@@ -220,6 +220,12 @@ static bool on_logits(void *arg, uint32_t position, float *logits, uint32_t n_vo
     return more;
 }
 
+static void on_progress(void *arg, uint32_t cached, uint32_t done) {
+    cake_choice *c = arg;
+    (void)done;
+    c->cached = cached;
+}
+
 static void on_done(void *arg, cake_done how, const cake_error *err) {
     cake_choice *c = arg;
     cake_job *j = c->job;
@@ -243,6 +249,7 @@ static void on_done(void *arg, cake_done how, const cake_error *err) {
         e->choice = c->index;
         e->finish = g->finish;
         e->n_generated = g->n_generated;
+        e->n_cached = c->cached;
         post(e);
     }
     cake_generation_free(g);
@@ -275,6 +282,7 @@ static cake_status submit_choice(cake_choice *c, cake_error *err) {
                                .max_positions = (uint32_t)(ids->n + max - 1),
                                .arg = c,
                                .next = on_logits,
+                               .progress = on_progress,
                                .done = on_done};
     st = cake_scheduler_submit(s->scheduler, &q, &c->sequence, err);
     if (st == CAKE_OK) {

@@ -22,6 +22,7 @@ typedef struct {
     /* loop thread */
     cake_generation *gen;
     uint64_t sequence, last_ns;
+    uint32_t cached; /* tokens of the prompt that were not computed again */
     bool over;
     /* HTTP thread, what came so far */
     cake_text text;
@@ -29,7 +30,7 @@ typedef struct {
     cake_reply_logprob *logprobs;
     size_t n_logprobs;
     cake_finish finish;
-    uint64_t n_generated;
+    uint64_t n_generated, n_cached;
 } cake_choice;
 
 struct cake_job {
@@ -70,7 +71,7 @@ typedef struct {
     cake_job *job;
     uint32_t choice;
     cake_finish finish;
-    uint64_t n_generated;
+    uint64_t n_generated, n_cached;
     cake_api_error *error;       /* ERROR; owned */
     cake_reply_logprob *logprob; /* TEXT, or NULL; owned */
     size_t len;

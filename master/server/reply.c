@@ -68,11 +68,15 @@ void cake_reply_choice(json_object *reply, const cake_reply_head *h, uint32_t in
     json_object_array_add(list, c);
 }
 
-void cake_reply_usage(json_object *reply, uint64_t prompt_tokens, uint64_t completion_tokens) {
+void cake_reply_usage(json_object *reply, uint64_t prompt_tokens, uint64_t cached_tokens,
+                      uint64_t completion_tokens) {
     json_object *u = json_object_new_object();
     add(u, "prompt_tokens", json_object_new_int64((int64_t)prompt_tokens));
     add(u, "completion_tokens", json_object_new_int64((int64_t)completion_tokens));
     add(u, "total_tokens", json_object_new_int64((int64_t)(prompt_tokens + completion_tokens)));
+    json_object *details = json_object_new_object();
+    add(details, "cached_tokens", json_object_new_int64((int64_t)cached_tokens));
+    add(u, "prompt_tokens_details", details);
     add(reply, "usage", u);
 }
 

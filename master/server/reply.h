@@ -27,7 +27,9 @@ json_object *cake_reply_new(const cake_reply_head *h);
 void cake_reply_choice(json_object *reply, const cake_reply_head *h, uint32_t index,
                        const char *text, size_t len, json_object *logprobs, cake_finish finish,
                        bool role);
-void cake_reply_usage(json_object *reply, uint64_t prompt_tokens, uint64_t completion_tokens);
+/* cached_tokens: of the prompt's, how many were not computed again. */
+void cake_reply_usage(json_object *reply, uint64_t prompt_tokens, uint64_t cached_tokens,
+                      uint64_t completion_tokens);
 /* n entries in the form of the kind; text_offset: of the first in the completion. */
 json_object *cake_reply_logprobs(cake_api_kind kind, const cake_tokenizer *t,
                                  const cake_reply_logprob *v, size_t n, size_t text_offset);

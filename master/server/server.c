@@ -156,10 +156,14 @@ static void keep_text(cake_choice *c, const cake_event *e) {
 }
 
 static void add_usage(cake_job *j, json_object *o) {
-    uint64_t prompt = 0, generated = 0;
+    uint64_t prompt = 0, cached = 0, generated = 0;
     for (size_t i = 0; i < j->req.n_prompts; i++) prompt += j->ids[i].n;
-    for (uint32_t i = 0; i < j->n_choices; i++) generated += j->choices[i].n_generated;
-    cake_reply_usage(o, prompt, generated);
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        generated += j->choices[i].n_generated;
+        if (i == 0 || j->choices[i].prompt != j->choices[i - 1].prompt) /* a prompt counts once */
+            cached += j->choices[i].n_cached;
+    }
+    cake_reply_usage(o, prompt, cached, generated);
 }
 
 static void reply_completion(cake_job *j) {
@@ -261,6 +265,7 @@ static void on_job_event(cake_event *e) {
     case CAKE_EVENT_FINISH:
         c->finish = e->finish;
         c->n_generated = e->n_generated;
+        c->n_cached = e->n_cached;
         if (j->streaming && j->x) {
             cake_reply_head h = head_of(j);
             json_object *o = cake_reply_new(&h);

@@ -31,7 +31,11 @@ same "/v1/models/other" 404 "$(status /v1/models/other)"
 CHAT='{"messages":[{"role":"system","content":"Once"},{"role":"user","content":[{"type":"text","text":"upon a"},{"type":"text","text":" time"}]}],"max_tokens":40,"seed":11'
 TEXT=$(post /v1/chat/completions "$CHAT}" | tee "$IT/body" | json 'd["choices"][0]["message"]["content"]')
 check "a chat is answered" test -n "$TEXT"
-same "its usage and end" "17 40 57 length" "$(json '*d["usage"].values(), d["choices"][0]["finish_reason"]' <"$IT/body")"
+same "its usage and end" "17 40 57 length" "$(json '*list(d["usage"].values())[:3], d["choices"][0]["finish_reason"]' <"$IT/body")"
+LONG=$(python3 -c 'print("Once upon a time there was a little girl who lived in a house. " * 3)')
+post /v1/completions "{\"prompt\":\"$LONG\",\"max_tokens\":30,\"temperature\":0}" >"$IT/body"
+same "a prompt seen before is not computed again" "True" "$(post /v1/completions "{\"prompt\":\"$LONG\",\"max_tokens\":30,\"temperature\":0}" |
+    json "d['choices'][0]['text'] == json.load(open('$IT/body'))['choices'][0]['text'] and d['usage']['prompt_tokens_details']['cached_tokens'] == d['usage']['prompt_tokens'] - 1")"
 cat >"$IT/sse.py" <<'EOF'
 import json, sys
 text, roles, finish, usage, done = "", [], [], None, False

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define MODEL "tests/models/babyllama105-mlx-4bit-g64"
-enum { SEQS = 4, CONTEXT = 128, MAX_TOKENS = 128, ANSWER = 40 };
+enum { SEQS = 4, CONTEXT = 256, MAX_TOKENS = 256, ANSWER = 40 };
 
 static struct {
     cake_model model;
@@ -61,6 +61,7 @@ typedef struct {
     uint32_t last_position;
     bool over;
     cake_done how;
+    uint32_t cached, prompt_done;
     cake_scheduler *cancel_in; /* cancel itself after the third token */
     uint64_t id;
 } answer;
@@ -73,6 +74,13 @@ static bool greedy(void *arg, uint32_t position, float *logits, uint32_t n_vocab
     a->token[a->n++] = *token;
     if (a->cancel_in && a->n == 3) cake_scheduler_cancel(a->cancel_in, a->id);
     return a->n < a->want;
+}
+
+static void progress(void *arg, uint32_t cached, uint32_t prompt_done) {
+    answer *a = arg;
+    assert_true(prompt_done >= a->prompt_done && prompt_done >= cached);
+    a->cached = cached;
+    a->prompt_done = prompt_done;
 }
 
 static void done(void *arg, cake_done how, const cake_error *err) {
@@ -88,13 +96,17 @@ static void prompt_of(uint32_t i, uint32_t *ids, uint32_t *n) {
     for (uint32_t k = 0; k < *n; k++) ids[k] = 3 + (k * (2 * i + 3) + i) % 100;
 }
 
+static void submit_ids(cake_scheduler *s, const uint32_t *ids, uint32_t n, answer *a) {
+    cake_error err;
+    cake_sequence_request r = {
+        .prompt = ids, .n_prompt = n, .arg = a, .next = greedy, .progress = progress, .done = done};
+    must(cake_scheduler_submit(s, &r, &a->id, &err), &err);
+}
+
 static void submit(cake_scheduler *s, uint32_t i, answer *a) {
     uint32_t ids[MAX_TOKENS], n;
-    cake_error err;
     prompt_of(i, ids, &n);
-    cake_sequence_request r = {
-        .prompt = ids, .n_prompt = n, .arg = a, .next = greedy, .done = done};
-    must(cake_scheduler_submit(s, &r, &a->id, &err), &err);
+    submit_ids(s, ids, n, a);
 }
 
 static void drain(cake_scheduler *s) {
@@ -182,6 +194,105 @@ static void cancelling(void **state) {
     cake_scheduler_free(s);
 }
 
+static void same_answer(const answer *a, const answer *b) {
+    assert_int_equal(a->n, b->n);
+    assert_memory_equal(a->token, b->token, a->n * sizeof *a->token);
+}
+
+/* The second turn of a chat goes on from the first; the bits are those of computing it all. */
+static void second_turn(void **state) {
+    (void)state;
+    uint32_t ids[MAX_TOKENS], n = 150;
+    for (uint32_t k = 0; k < n; k++) ids[k] = 3 + k * k % 97;
+    answer first = {.want = 30}, warm = {.want = 30}, again = {.want = 30}, cold = {.want = 30};
+    cake_scheduler *s = new_scheduler();
+    submit_ids(s, ids, n, &first);
+    drain(s);
+    assert_int_equal(first.cached, 0);
+    assert_int_equal(first.prompt_done, n);
+    memcpy(ids + n, first.token, first.n * sizeof *ids);
+    n += first.n;
+    for (uint32_t k = 0; k < 20; k++) ids[n++] = 5 + k;
+    submit_ids(s, ids, n, &warm);
+    drain(s);
+    /* All but the new ones and the last token of the answer, which was chosen and not computed. */
+    assert_int_equal(warm.cached, n - 20 - 1);
+    submit_ids(s, ids, n, &again);
+    drain(s);
+    assert_int_equal(again.cached, n - 1);
+    cake_scheduler_free(s);
+    s = new_scheduler();
+    submit_ids(s, ids, n, &cold);
+    drain(s);
+    assert_int_equal(cold.cached, 0);
+    same_answer(&warm, &cold);
+    same_answer(&again, &cold);
+    cake_scheduler_free(s);
+}
+
+/* The same prompt for many at once is computed once: the others wait for it, also when it runs on
+ * and its answer grows. */
+static void shared_prompt(void **state) {
+    (void)state;
+    enum { N = 4, LEN = 140 };
+    uint32_t ids[LEN];
+    for (uint32_t k = 0; k < LEN; k++) ids[k] = 3 + k * 7 % 89;
+    answer a[N] = {0}, cold = {.want = 20};
+    cake_scheduler *s = new_scheduler();
+    for (uint32_t i = 0; i < N; i++) {
+        a[i].want = 20;
+        submit_ids(s, ids, LEN, &a[i]);
+    }
+    drain(s);
+    cake_scheduler_stats st;
+    cake_scheduler_stats_get(s, &st);
+    assert_int_equal(a[0].cached, 0);
+    for (uint32_t i = 1; i < N; i++) {
+        assert_true(a[i].cached >= 128);
+        same_answer(&a[i], &a[0]);
+    }
+    assert_true(st.prompt_rows < LEN + N * 64);
+    cake_scheduler_free(s);
+    s = new_scheduler();
+    submit_ids(s, ids, LEN, &cold);
+    drain(s);
+    same_answer(&a[0], &cold);
+    cake_scheduler_free(s);
+}
+
+/* Far more beginnings than fit: old ones are given up, and every answer is that of a cold start. */
+static void more_than_fits(void **state) {
+    (void)state;
+    enum { N = 60, KINDS = 12 };
+    answer *cold = cake_calloc(KINDS, sizeof *cold), *a = cake_calloc(N, sizeof *a);
+    uint32_t ids[MAX_TOKENS];
+    for (uint32_t i = 0; i < KINDS + N; i++) {
+        static cake_scheduler *s;
+        uint32_t kind = i % KINDS, n = 100 + kind * 9;
+        if (i <= KINDS) s = new_scheduler();
+        for (uint32_t k = 0; k < n; k++) ids[k] = 3 + (k * (kind % 5 + 3) + k / 70 * kind) % 100;
+        answer *to = i < KINDS ? &cold[kind] : &a[i - KINDS];
+        to->want = 12;
+        submit_ids(s, ids, n, to);
+        cake_error err;
+        if (i < KINDS || i % 5 == 4)
+            drain(s);
+        else
+            must(cake_scheduler_step(s, 0, &err), &err);
+        if (i + 1 == KINDS + N) {
+            cake_scheduler_stats st;
+            drain(s);
+            cake_scheduler_stats_get(s, &st);
+            assert_true(st.cached_rows > 0 && st.kv.evicted > 0);
+            assert_int_equal(st.kv.open, 0);
+        }
+        if (i < KINDS || i + 1 == KINDS + N) cake_scheduler_free(s);
+    }
+    for (uint32_t i = 0; i < N; i++) same_answer(&a[i], &cold[i % KINDS]);
+    free(cold);
+    free(a);
+}
+
 /* Free a scheduler that still has work: everybody hears of it, and the next one starts clean. */
 static void freed_at_work(void **state) {
     (void)state;
@@ -265,6 +376,8 @@ int main(void) {
         cmocka_unit_test(together_as_alone), cmocka_unit_test(context_ends_it),
         cmocka_unit_test(cancelling),        cmocka_unit_test(freed_at_work),
         cmocka_unit_test(refusals),          cmocka_unit_test(scoring),
+        cmocka_unit_test(second_turn),       cmocka_unit_test(shared_prompt),
+        cmocka_unit_test(more_than_fits),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
