@@ -423,3 +423,43 @@ uint64_t cake_layout_bytes(const cake_layout *l, const cake_unit_range *ranges, 
     free(idx);
     return sum;
 }
+
+/* ---- inputs ---- */
+
+static const char *const input_names[CAKE_INPUT_COUNT] = {"attn", "o", "ffn", "down", "head"};
+
+cake_input cake_role_input(cake_role r) {
+    switch (r) {
+    case CAKE_ROLE_Q:
+    case CAKE_ROLE_K:
+    case CAKE_ROLE_V: return CAKE_INPUT_ATTN;
+    case CAKE_ROLE_O: return CAKE_INPUT_O;
+    case CAKE_ROLE_GATE:
+    case CAKE_ROLE_UP: return CAKE_INPUT_FFN;
+    case CAKE_ROLE_DOWN: return CAKE_INPUT_DOWN;
+    case CAKE_ROLE_HEAD: return CAKE_INPUT_HEAD;
+    default: return CAKE_INPUT_COUNT;
+    }
+}
+
+const char *cake_input_name(cake_input i) {
+    return (unsigned)i < CAKE_INPUT_COUNT ? input_names[i] : "?";
+}
+
+cake_input cake_input_parse(const char *name) {
+    for (int i = 0; i < CAKE_INPUT_COUNT; i++)
+        if (strcmp(name, input_names[i]) == 0) return (cake_input)i;
+    return CAKE_INPUT_COUNT;
+}
+
+bool cake_layout_input(const cake_layout *l, uint32_t unit, cake_input i, uint32_t *n,
+                       uint32_t *k) {
+    const cake_unit *u = &l->units[unit];
+    for (uint32_t m = 0; m < u->n_modules; m++)
+        if (cake_role_input(u->modules[m].role) == i) {
+            *n = 1;
+            *k = u->modules[m].k;
+            return true;
+        }
+    return false;
+}

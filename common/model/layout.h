@@ -89,6 +89,26 @@ void cake_layout_free(cake_layout *l);
 /* The module of a role in a unit, or NULL. */
 const cake_module *cake_layout_module(const cake_layout *l, uint32_t unit, cake_role role);
 
+/* ---- what goes into the matrices ---- */
+
+/* Values that one or more matrices of a unit multiply. */
+typedef enum {
+    CAKE_INPUT_ATTN,   /* q, k, v */
+    CAKE_INPUT_O,      /* o */
+    CAKE_INPUT_FFN,    /* gate, up */
+    CAKE_INPUT_DOWN,   /* down */
+    CAKE_INPUT_HEAD,   /* head */
+    CAKE_INPUT_COUNT,
+} cake_input;
+/* What the matrices of a role read; CAKE_INPUT_COUNT: tables and norms read nothing. */
+cake_input cake_role_input(cake_role r);
+/* "attn", "o", ...; parse: CAKE_INPUT_COUNT for another word. */
+const char *cake_input_name(cake_input i);
+cake_input cake_input_parse(const char *name);
+/* The matrices of a unit that read it: *n of them count apart (experts; else 1), *k columns. False:
+ * none does. */
+bool cake_layout_input(const cake_layout *l, uint32_t unit, cake_input i, uint32_t *n, uint32_t *k);
+
 /* Tensors of the units in ranges, each once, in plan order (unit, role, weight, scales, biases,
  * bias): fills idx (caller's, room for `max`) and returns how many there are. */
 size_t cake_layout_tensors(const cake_layout *l, const cake_unit_range *ranges, size_t n_ranges,

@@ -47,6 +47,7 @@ struct cake_stage {
     cake_attn_spec attn;
     cake_rope rope;
     bool first, last; /* has the embedding, has the head */
+    cake_stats *stats; /* NULL: not asked for */
     run *runs;
     uint32_t n_runs;
     const void **blocks; /* room for the block tables of all runs */
@@ -151,6 +152,7 @@ cake_status cake_stage_measure(const cake_stage_options *o, unsigned n_threads,
         return cake_fail(err, CAKE_EINVAL, "a KV cache of %u blocks is beyond the limits",
                          o->kv_blocks);
     cake_scratch s;
+    if (o->collect) weights += cake_stats_bytes(o->layout, o->unit_begin, o->unit_end);
     *out = (cake_stage_memory){weights, kv,
                                scratch_layout(&s, o->config, o->max_rows, n_threads, NULL)};
     return CAKE_OK;
@@ -213,6 +215,7 @@ cake_status cake_stage_new(cake_stage **out, const cake_stage_options *o,
         cake_stage_free(s);
         return st;
     }
+    if (o->collect) s->stats = cake_stats_new(o->layout, o->unit_begin, o->unit_end);
     uint32_t n_runs = o->max_rows < o->n_seqs ? o->max_rows : o->n_seqs;
     uint32_t per_seq = o->context / CAKE_KV_BLOCK + 1;
     s->runs = cake_calloc(n_runs, sizeof *s->runs);
@@ -229,6 +232,7 @@ void cake_stage_free(cake_stage *s) {
     if (!s) return;
     cake_weights_free(&s->w);
     cake_kv_free(s->kv);
+    cake_stats_free(s->stats);
     free(s->runs);
     free(s->blocks);
     free(s->seen);
@@ -238,6 +242,10 @@ void cake_stage_free(cake_stage *s) {
 
 cake_status cake_stage_self_test(const cake_stage *s, cake_error *err) {
     return cake_self_test(&s->w, s->o.f32_mode, err);
+}
+
+const cake_stats *cake_stage_stats(const cake_stage *s) {
+    return s->stats;
 }
 
 uint32_t cake_stage_width_in(const cake_stage *s) {
@@ -418,6 +426,13 @@ static void begin_act(pass *p, const float *x, uint32_t k, uint32_t n,
     p->quantize = wants_int8(p->stage, n, linear);
 }
 
+/* What the next matmuls read is complete. */
+static void collect(const pass *p, uint32_t unit, cake_input input) {
+    const cake_stage *s = p->stage;
+    if (s->stats)
+        cake_stats_add(s->stats, s->pool, unit, input, 0, p->act.x, p->act.ldx, p->act.n_tok);
+}
+
 static void add_bias(float *y, const float *bias, uint32_t n) {
     if (bias) cake_add(y, y, bias, n);
 }
@@ -542,12 +557,14 @@ static void run_layer(pass *p, uint32_t index) {
     cake_stage *st = p->stage;
     cake_scratch *s = st->s;
     const cake_layer_weights *l = p->layer = &st->w.layers[index];
+    const uint32_t unit = max_u32(st->o.unit_begin, 1) + index;
     find_blocks(st, index);
 
     const cake_linear *qkv[] = {&l->q, &l->k, &l->v};
     p->norm = l->attn_norm;
     begin_act(p, s->xn, s->hidden, 3, qkv);
     for_rows(p, s->hidden, add_residual);
+    collect(p, unit, CAKE_INPUT_ATTN);
     matmul_group(p, 3, qkv, (float *[]){s->q, s->k, s->v});
     for_rows(p, s->q_width + 2 * s->kv_width, rotate_and_store);
     attention(p);
@@ -555,6 +572,7 @@ static void run_layer(pass *p, uint32_t index) {
     const cake_linear *o[] = {&l->o};
     begin_act(p, s->q, s->q_width, 1, o);
     if (p->quantize) for_rows(p, s->q_width, quantize_row);
+    collect(p, unit, CAKE_INPUT_O);
     matmul_group(p, 1, o, (float *[]){s->xn});
     p->residual = true;
     p->bias = l->o.bias;
@@ -563,11 +581,13 @@ static void run_layer(pass *p, uint32_t index) {
     p->norm = l->ffn_norm;
     begin_act(p, s->xn, s->hidden, 2, gate_up);
     for_rows(p, s->hidden, add_residual);
+    collect(p, unit, CAKE_INPUT_FFN);
     matmul_group(p, 2, gate_up, (float *[]){s->gate, s->up});
 
     const cake_linear *down[] = {&l->down};
     begin_act(p, s->gate, s->ff, 1, down);
     for_rows(p, 2 * s->ff, gate_row);
+    collect(p, unit, CAKE_INPUT_DOWN);
     matmul_group(p, 1, down, (float *[]){s->xn});
     p->bias = l->down.bias;
 }
@@ -591,6 +611,7 @@ static uint32_t run_head(pass *p, const cake_row *rows, float *out) {
     const cake_linear *head[] = {&st->w.head};
     begin_act(p, s->xn, s->hidden, 1, head);
     for_rows(p, s->hidden, add_residual);
+    collect(p, st->config->n_layers + 1, CAKE_INPUT_HEAD);
     matmul_group(p, 1, head, (float *[]){out});
     for (uint32_t i = 0; st->w.head.bias && i < n; i++)
         add_bias(out + (size_t)i * st->config->vocab, st->w.head.bias, st->config->vocab);
