@@ -10,6 +10,7 @@
 #include "kernels/rope.h"
 #include "kernels/vec.h"
 #include "worker/engine/kv.h"
+#include "worker/engine/moe.h"
 #include "worker/engine/selftest.h"
 #include "worker/engine/weights.h"
 
@@ -33,6 +34,7 @@ struct cake_scratch {
     size_t matmul_bytes, attn_bytes; /* per thread */
     float *x, *xn, *q, *k, *v, *gate, *up, *cos, *sin;
     uint8_t *act, *matmul, *attn;
+    cake_moe_scratch moe;
     size_t region_bytes;
     void *region;
 };
@@ -104,7 +106,7 @@ static size_t scratch_layout(cake_scratch *s, const cake_model_config *c, uint32
     PLACE(matmul, uint8_t, s->matmul_bytes * n_threads);
     PLACE(attn, uint8_t, s->attn_bytes * n_threads);
 #undef PLACE
-    return at;
+    return at + cake_moe_scratch_layout(&s->moe, c, rows, base ? base + at : NULL);
 }
 
 cake_status cake_scratch_new(cake_scratch **out, const cake_model_config *c, uint32_t max_rows,
@@ -552,6 +554,19 @@ static void gate_row(pass *p, uint32_t row) {
     if (p->quantize) cake_act_quantize(&p->act, row, row + 1);
 }
 
+/* The feed-forward of a layer with experts: xn, normed, to xn. */
+static void run_experts(pass *p) {
+    cake_stage *st = p->stage;
+    cake_scratch *s = st->s;
+    const cake_moe_weights *w = &p->layer->moe;
+    cake_act_init(&p->act, s->act, s->xn, s->hidden, s->hidden, p->n_rows);
+    p->quantize = cake_moe_wants_int8(w, st->o.f32_mode);
+    for_rows(p, s->hidden, add_residual);
+    cake_moe m = {w, st->config, &s->moe, st->pool, s->matmul, s->matmul_bytes, st->o.f32_mode};
+    cake_moe_run(&m, &p->act, s->xn);
+    p->bias = NULL;
+}
+
 /* xn = projection of the previous layer still to be added to x when p->residual. */
 static void run_layer(pass *p, uint32_t index) {
     cake_stage *st = p->stage;
@@ -577,8 +592,12 @@ static void run_layer(pass *p, uint32_t index) {
     p->residual = true;
     p->bias = l->o.bias;
 
-    const cake_linear *gate_up[] = {&l->gate, &l->up};
     p->norm = l->ffn_norm;
+    if (l->moe.gate.n) {
+        run_experts(p);
+        return;
+    }
+    const cake_linear *gate_up[] = {&l->gate, &l->up};
     begin_act(p, s->xn, s->hidden, 2, gate_up);
     for_rows(p, s->hidden, add_residual);
     collect(p, unit, CAKE_INPUT_FFN);
