@@ -49,8 +49,13 @@ size_t cake_moe_scratch_layout(cake_moe_scratch *s, const cake_model_config *c, 
     return at;
 }
 
+/* What a product reads of its activations: int8 and f32, but for the two kinds that leave no doubt.
+ */
 static bool int8(const cake_wspec *s, bool f32_mode) {
     return !f32_mode && s->kind != CAKE_W_DENSE;
+}
+static bool f32(const cake_wspec *s, bool f32_mode) {
+    return f32_mode || s->kind != CAKE_W_AFFINE;
 }
 
 bool cake_moe_wants_int8(const cake_moe_weights *w, bool f32_mode) {
@@ -68,8 +73,8 @@ typedef struct {
     float *y;
     uint32_t top_k, n_pairs, n_groups;
     cake_stack shared_gate, shared_up, shared_down; /* stacks of one; n is 0 without them */
-    bool gather;                                    /* the groups need rows of x of their own */
-    bool quantize_in;                               /* ... with the quantized parts */
+    bool gather_f32;                                /* the groups read f32 rows */
+    bool gather_int8;                               /* ... quantized rows */
     bool quantize_mid, quantize_shared;
 } block;
 
@@ -199,8 +204,8 @@ static void gather_pair(block *b, uint32_t pair) {
     cake_moe_scratch *s = b->s;
     uint32_t g = s->group_of[pair], begin = s->groups[g].begin, t = pair - begin;
     if (s->in[g].x == b->x->x) return;
-    if (b->quantize_in) cake_act_gather(&s->in[g], b->x, s->row + begin, t, t + 1);
-    if (b->gather)
+    if (b->gather_int8) cake_act_gather(&s->in[g], b->x, s->row + begin, t, t + 1);
+    if (b->gather_f32)
         memcpy(s->down + (size_t)pair * b->x->k, b->x->x + s->row[pair] * b->x->ldx,
                b->x->k * sizeof(float));
 }
@@ -250,8 +255,8 @@ void cake_moe_run(const cake_moe *m, const cake_act *x, float *y) {
     b.shared_gate = stack_of_one(&w->shared_gate);
     b.shared_up = stack_of_one(&w->shared_up);
     b.shared_down = stack_of_one(&w->shared_down);
-    b.quantize_in = int8(&w->gate.spec, m->f32_mode) || int8(&w->up.spec, m->f32_mode);
-    b.gather = !int8(&w->gate.spec, m->f32_mode) || !int8(&w->up.spec, m->f32_mode);
+    b.gather_int8 = int8(&w->gate.spec, m->f32_mode) || int8(&w->up.spec, m->f32_mode);
+    b.gather_f32 = f32(&w->gate.spec, m->f32_mode) || f32(&w->up.spec, m->f32_mode);
     b.quantize_mid = int8(&w->down.spec, m->f32_mode);
     b.quantize_shared = b.shared_down.n && int8(&w->shared_down.mat.spec, m->f32_mode);
 
