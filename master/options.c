@@ -130,6 +130,10 @@ static const cake_opt opts[] = {
      "requests computed at once; each has room for the whole --context"},
     {"queue", 0, CAKE_OPT_INT, AT(queue), "N", "64", 0, 1000, NULL, SERVE, 0, "Serving",
      "requests that may wait; the next is told to come again (429)"},
+    {"recover-timeout", 0, CAKE_OPT_DURATION, AT(recover_timeout_ms), "TIME", "30s", 0, 3600e3, NULL,
+     SERVE, 0, "Serving",
+     "when workers are lost, how long answers under way wait for a cluster that can go on with "
+     "them; then they end with an error"},
     {"api-key-file", 0, CAKE_OPT_STRING, AT(api_key_file), "FILE", NULL, 0, 0, NULL, SERVE,
      CAKE_OPT_FILE, "Serving",
      "file with the API keys that clients must send, one a line; CAKE_API_KEY in the environment "

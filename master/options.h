@@ -68,9 +68,10 @@ typedef struct {
     const char *reference; /* model to compare with, NULL */
     int64_t chunks;        /* windows to calibrate with; 0: all */
     /* serving */
-    const char *api;          /* HOST:PORT */
-    int64_t sequences, queue; /* computed at once, waiting */
-    const char *api_key_file; /* NULL */
+    const char *api;            /* HOST:PORT */
+    int64_t sequences, queue;   /* computed at once, waiting */
+    int64_t recover_timeout_ms; /* answers wait so long for workers that were lost */
+    const char *api_key_file;   /* NULL */
     bool insecure_no_auth;
     const char *cors;          /* NULL */
     const char *model_name;    /* NULL: from the model's path */

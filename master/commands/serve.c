@@ -1,4 +1,5 @@
 /* cake-master serve: the model behind an HTTP API, until interrupted. */
+#include "common/clock.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -120,15 +121,23 @@ cake_status cake_command_serve(const cake_master_options *o, cake_error *err) {
     cake_status st = cake_sampler_params_check(p, 0, err);
     if (st == CAKE_OK) st = cake_serve_open(&v.server, &c, err);
     bool served = false;
+    int64_t lost_ms = 0;
     /* A lost worker ends a deployment, not the server: plan again over those that are left. */
     while (st == CAKE_OK) {
-        st = serve_once(&v, &served, err);
+        bool ran = false;
+        st = serve_once(&v, &ran, err);
+        served |= ran;
         if (st == CAKE_ECANCELED || !served) break;
-        cake_log(CAKE_LOG_ERROR, "event=cluster_lost reason=\"%s\" retry_s=%d", err ? err->msg : "",
-                 (int)RETRY_S);
-        sleep(RETRY_S);
+        cake_log(CAKE_LOG_ERROR, "event=cluster_lost reason=\"%s\"", err->msg);
+        if (ran) {
+            lost_ms = cake_now_ms();
+        } else {
+            if (cake_now_ms() - lost_ms > o->recover_timeout_ms) cake_serve_abandon(v.server, err);
+            sleep(RETRY_S);
+        }
         st = CAKE_OK;
     }
+    if (v.server) cake_serve_abandon(v.server, err);
     if (st == CAKE_ECANCELED && served) st = CAKE_OK; /* how a server ends */
     cake_serve_close(v.server);
     cake_chat_template_free(v.chat);

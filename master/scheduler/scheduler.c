@@ -227,6 +227,10 @@ void cake_scheduler_wake_on(cake_scheduler *s, int fd) {
     s->wake_fd = fd;
 }
 
+bool cake_scheduler_broken(const cake_scheduler *s) {
+    return s->broken;
+}
+
 bool cake_scheduler_idle(const cake_scheduler *s) {
     for (const sequence *q = s->all; q; q = q->next)
         if (q->phase != ENDED) return false;

@@ -75,6 +75,8 @@ void cake_scheduler_cancel(cake_scheduler *s, uint64_t id);
 cake_status cake_scheduler_step(cake_scheduler *s, int timeout_ms, cake_error *err);
 /* From now on a step also ends when fd is readable (-1: no more); the caller reads it. */
 void cake_scheduler_wake_on(cake_scheduler *s, int fd);
+/* The plan failed: every sequence was ended and none is taken any more. */
+bool cake_scheduler_broken(const cake_scheduler *s);
 /* No sequence running or waiting. */
 bool cake_scheduler_idle(const cake_scheduler *s);
 

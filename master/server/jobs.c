@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { POLL_MS = 250 };
+enum { POLL_MS = 250, REPLAYS_MAX = 8 };
 
 char cake_serve_signal;
 
@@ -226,10 +226,23 @@ static void on_progress(void *arg, uint32_t cached, uint32_t done) {
     c->cached = cached;
 }
 
+/* Was it the workers, and may they be other ones next time? What a stage refused it would refuse
+ * again. */
+static bool can_go_on(const cake_choice *c, const cake_error *err) {
+    const cake_serve *s = c->job->server;
+    return cake_scheduler_broken(s->scheduler) && c->replays < REPLAYS_MAX &&
+           (err->status == CAKE_EUNAVAIL || err->status == CAKE_ETIMEOUT) &&
+           c->gen->finish == CAKE_FINISH_NONE && !atomic_load(&c->job->canceled);
+}
+
 static void on_done(void *arg, cake_done how, const cake_error *err) {
     cake_choice *c = arg;
     cake_job *j = c->job;
     cake_generation *g = c->gen;
+    if (how == CAKE_DONE_ERROR && can_go_on(c, err)) {
+        c->suspended = true;
+        return;
+    }
     c->over = true;
     if (how == CAKE_DONE_LENGTH && g->finish == CAKE_FINISH_NONE) g->finish = CAKE_FINISH_LENGTH;
     if (how == CAKE_DONE_ERROR || g->finish == CAKE_FINISH_ERROR) {
@@ -257,6 +270,19 @@ static void on_done(void *arg, cake_done how, const cake_error *err) {
     job_release(j);
 }
 
+/* What g has so far, prompt and answer, as a sequence that goes on from there. */
+static cake_status submit(cake_choice *c, cake_error *err) {
+    const cake_generation *g = c->gen;
+    cake_sequence_request q = {.prompt = g->ids.v,
+                               .n_prompt = (uint32_t)g->ids.n,
+                               .max_positions = (uint32_t)(g->n_prompt + g->config.max_tokens - 1),
+                               .arg = c,
+                               .next = on_logits,
+                               .progress = on_progress,
+                               .done = on_done};
+    return cake_scheduler_submit(c->job->server->scheduler, &q, &c->sequence, err);
+}
+
 static cake_status submit_choice(cake_choice *c, cake_error *err) {
     cake_job *j = c->job;
     cake_serve *s = j->server;
@@ -277,14 +303,7 @@ static cake_status submit_choice(cake_choice *c, cake_error *err) {
     g.sampler.seed += c->index;
     cake_status st = cake_generation_new(&c->gen, &g, ids->v, ids->n, err);
     if (st != CAKE_OK) return st;
-    cake_sequence_request q = {.prompt = ids->v,
-                               .n_prompt = (uint32_t)ids->n,
-                               .max_positions = (uint32_t)(ids->n + max - 1),
-                               .arg = c,
-                               .next = on_logits,
-                               .progress = on_progress,
-                               .done = on_done};
-    st = cake_scheduler_submit(s->scheduler, &q, &c->sequence, err);
+    st = submit(c, err);
     if (st == CAKE_OK) {
         j->n_running++;
     } else {
@@ -346,6 +365,50 @@ static void take_orders(cake_serve *s) {
     }
 }
 
+/* ---- after a loss ---- */
+
+/* End a suspended answer; why NULL: nobody waits for it. */
+static void end_suspended(cake_choice *c, const cake_error *why) {
+    cake_job *j = c->job;
+    c->suspended = false;
+    c->over = true;
+    if (why) internal_error(j, why);
+    cake_generation_free(c->gen);
+    c->gen = NULL;
+    job_release(j);
+}
+
+static void for_suspended(cake_serve *s, void (*fn)(cake_choice *c, const cake_error *why),
+                          const cake_error *why) {
+    for (cake_job *j = s->active, *next; j; j = next) {
+        next = j->loop_next;
+        j->n_running++; /* stays until the last of its choices was looked at */
+        for (uint32_t i = 0; i < j->n_choices; i++)
+            if (j->choices[i].suspended) fn(&j->choices[i], why);
+        job_release(j);
+    }
+}
+
+static void resume(cake_choice *c, const cake_error *why) {
+    cake_error err;
+    (void)why;
+    if (atomic_load(&c->job->canceled)) {
+        end_suspended(c, NULL);
+    } else if (submit(c, &err) != CAKE_OK) {
+        end_suspended(c, &err);
+    } else {
+        c->suspended = false;
+        c->replays++;
+        atomic_fetch_add(&c->job->server->metrics.replays, 1);
+    }
+}
+
+void cake_serve_abandon(cake_serve *s, const cake_error *why) {
+    cake_error e;
+    cake_fail(&e, CAKE_EUNAVAIL, "%s", why->msg);
+    for_suspended(s, end_suspended, &e);
+}
+
 static void snapshot(cake_serve *s) {
     cake_scheduler_stats st;
     cake_scheduler_stats_get(s->scheduler, &st);
@@ -357,6 +420,7 @@ cake_status cake_serve_loop(cake_serve *s, cake_cluster *c, cake_error *err) {
     cake_status st = cake_scheduler_new(&s->scheduler, c, err);
     if (st != CAKE_OK) return st;
     cake_scheduler_wake_on(s->scheduler, cake_queue_fd(s->to_loop));
+    for_suspended(s, resume, NULL);
     atomic_store(&s->state, CAKE_SERVE_READY);
     while (st == CAKE_OK) {
         take_orders(s);

@@ -24,6 +24,8 @@ typedef struct {
     uint64_t sequence, last_ns;
     uint32_t cached; /* tokens of the prompt that were not computed again */
     bool over;
+    bool suspended;   /* its workers were lost: goes on with the next deployment */
+    unsigned replays; /* how often it did so */
     /* HTTP thread, what came so far */
     cake_text text;
     size_t n_bytes; /* of text, also when streaming */

@@ -68,6 +68,8 @@ void cake_metrics_print(cake_metrics *m, cake_text *out) {
             atomic_load(&m->prompt_tokens));
     counter(out, "generation_tokens_total", "Tokens generated.",
             atomic_load(&m->generation_tokens));
+    counter(out, "replays_total", "Sequences computed again because workers were lost.",
+            atomic_load(&m->replays));
     cake_text_add(out, "# HELP cake_requests_total Requests by how they ended.\n"
                        "# TYPE cake_requests_total counter\n");
     const struct {

@@ -15,6 +15,7 @@ typedef struct {
 typedef struct {
     _Atomic uint64_t prompt_tokens, generation_tokens;
     _Atomic uint64_t completed, failed, canceled, rejected, invalid; /* requests by how they end */
+    _Atomic uint64_t replays; /* sequences computed again after a loss */
     _Atomic uint32_t running, waiting;                               /* sequences now */
     cake_histogram first_token, inter_token, duration;
 } cake_metrics;

@@ -43,8 +43,12 @@ const char *cake_serve_url(const cake_serve *s);
 
 /* Once, before the first loop. */
 void cake_serve_set_engine(cake_serve *s, const cake_serve_engine *e);
-/* Serve over the deployed plan until it fails or the user interrupts (CAKE_ECANCELED). Requests
- * that are under way then end with an error. May be called again with a new deployment. */
+/* Serve over the deployed plan until it fails or the user interrupts (CAKE_ECANCELED). When workers
+ * are lost, the answers under way wait: called again with a new deployment, the loop computes their
+ * tokens so far once more and they go on where they were, to the bit. */
 cake_status cake_serve_loop(cake_serve *s, cake_cluster *c, cake_error *err);
+/* End the answers that wait for a new deployment with an error. Between loops, or after the last.
+ */
+void cake_serve_abandon(cake_serve *s, const cake_error *why);
 
 #endif

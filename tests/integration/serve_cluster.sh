@@ -1,6 +1,6 @@
 #!/bin/bash
-# cake-master serve over workers: a worker that is lost ends the requests with an error, /health says so, and the server goes
-# on by itself when the worker is back.
+# cake-master serve over workers: a worker is lost and comes back, and the answers under way go on as if nothing had been;
+# /health says so meanwhile; when it stays away they end with an error.
 . "${0%/*}/lib.sh"
 it_need curl python3
 it_sandbox "$@"
@@ -12,7 +12,7 @@ for i in 2 3; do check "worker $i listens" wait_until 20 port_open 1 "$(address 
 printf 'w2:\n  host: "%s:10128"\n  layers: ["model.layers.0-1"]\nw3:\n  host: "%s:10128"\n  layers: ["model.layers.2-4"]\n' \
     "$(address 2)" "$(address 3)" >"$IT/topology.yml"
 spawn 1 main "$BIN/cake-master" serve --model "$MODEL" --api 127.0.0.1:8080 --topology "$IT/topology.yml" \
-    --cluster-key-file "$IT_KEY" --threads 1 --sequences 2
+    --cluster-key-file "$IT_KEY" --threads 1 --sequences 2 --recover-timeout 6s
 ask() { on 1 curl -s -m 60 "$@"; }
 U=http://127.0.0.1:8080
 is_health() { [[ $(ask -o /dev/null -w '%{http_code}' $U/health) == "$1" ]]; }
@@ -22,20 +22,48 @@ check "it serves" wait_log main 30 'Serving .* on http' || exit 1
 same "/health" 200 "$(ask -o /dev/null -w '%{http_code}' $U/health)"
 TEXT=$(text)
 same "the text of one machine" "$(on 1 "$BIN/cake-master" run --model "$MODEL" --discovery-timeout 0 -q --raw --temperature 0 -n 40 "Once upon a time" 2>/dev/null)" "$TEXT"
-# one request after the other; a worker dies under them
-for k in $(seq 200); do
-    echo "$(ask -N -d '{"prompt":"Once upon a time","max_tokens":230,"ignore_eos":true,"stream":true}' $U/v1/completions | tail -n 2 | tr -d '\n')"
-    [[ -e $IT/enough ]] && break
-done >"$IT/answers" &
-asker=$!
-sleep 0.5
+# long answers, one after the other; a worker dies under them and comes back
+LONG='{"prompt":"Once upon a time","max_tokens":230,"ignore_eos":true,"temperature":0.9,"seed":5,"stream":true}'
+whole() { python3 "$IT/whole.py"; }
+cat >"$IT/whole.py" <<'EOF'
+import json, sys
+text, end = "", "cut"
+for line in sys.stdin:
+    line = line.strip()
+    if line == "data: [DONE]": end = "done"; continue
+    if not line.startswith("data: ") and not line.startswith("{"): continue
+    d = json.loads(line[6:] if line.startswith("data: ") else line)
+    if "error" in d: end = "error " + str(d["error"]["code"]); continue
+    text += "".join(c["text"] for c in d["choices"])
+print(end, json.dumps(text))
+EOF
+WANT=$(ask -N -d "$LONG" $U/v1/completions | whole)
+check "a long answer" grep -q '^done "..' <<<"$WANT"
+# under_way NAME: keep asking, one answer a line in $IT/NAME, until $IT/NAME.enough is there
+under_way() {
+    while [[ ! -e $IT/$1.enough ]]; do ask -N -d "$LONG" $U/v1/completions | whole >>"$IT/$1"; done &
+    asker=$!
+    sleep 0.5
+}
+metric() { ask $U/metrics | awk -v m="$1" '$1 == m {print $2}'; }
+under_way back
 stop w3 KILL 5
 check "/health is false soon after a worker is lost" wait_until 15 is_health 503
-: >"$IT/enough"
-wait $asker
-check "every answer ended, or ended with an error" fails grep -qvE '^data: \[DONE\]$|^\{"error":|^data: \{"error":' "$IT/answers"
-check "one with an error" grep -q '"error":' "$IT/answers"
+: >"$IT/back.enough"
 worker 3 w3 --threads 1
 check "it comes back by itself" wait_until 60 is_health 200
+wait $asker
+check "the answers under way went on: all are whole and the same" fails grep -qvxF -- "$WANT" "$IT/back"
+check "one of them was computed again" test "$(metric cake_replays_total)" -ge 1
 same "the same text again" "$TEXT" "$(text)"
+# the same, and it does not come back
+under_way gone
+stop w3 KILL 5
+: >"$IT/gone.enough"
+wait $asker
+check "answers end with an error when nobody can go on with them" grep -q '^error unavailable' "$IT/gone"
+check "or were whole" fails grep -qvE '^error unavailable|^done ' "$IT/gone"
+worker 3 w3 --threads 1
+check "it serves again when the worker is back" wait_until 60 is_health 200
+same "the same text once more" "$TEXT" "$(text)"
 check "it stops on request" stop main TERM 10
