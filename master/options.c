@@ -20,16 +20,18 @@ static const char *const level_choices[] = {"debug", "info", "warn", "error", "n
 #define V(verb) (1u << CAKE_VERB_##verb)
 enum {
     RUN = V(RUN),
+    CHAT = V(CHAT),
     SERVE = V(SERVE),
-    SAMPLES = V(RUN) | V(SERVE),
-    MODEL = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR) | V(PERPLEXITY) |
-            V(CALIBRATE),
-    PLANS = V(RUN) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(PERPLEXITY) | V(CALIBRATE),
+    TALKS = V(RUN) | V(CHAT),
+    SAMPLES = V(RUN) | V(CHAT) | V(SERVE),
+    MODEL =
+        V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR) | V(PERPLEXITY),
+    PLANS = V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(PERPLEXITY),
     NET = PLANS | V(WORKERS) | V(DOCTOR),
     KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN),
     LISTS = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(CLUSTER_SHOW) | V(BENCH) | V(DOCTOR) |
             V(VERSION) | V(PERPLEXITY),
-    TEXT = V(PERPLEXITY) | V(CALIBRATE),
+    TEXT = V(PERPLEXITY),
     ROOM = PLANS | V(BENCH) | V(DOCTOR)
 };
 #undef V
@@ -42,14 +44,14 @@ static const cake_opt opts[] = {
      "Hugging Face cache (ORG/NAME)"},
     {"prompt", 'p', CAKE_OPT_TEXT, AT(prompt), "TEXT", NULL, 0, 0, NULL, RUN, CAKE_OPT_CMDLINE,
      "Model and prompt", "the prompt"},
-    {"system-prompt", 0, CAKE_OPT_TEXT, AT(system_prompt), "TEXT", NULL, 0, 0, NULL, RUN, 0,
+    {"system-prompt", 0, CAKE_OPT_TEXT, AT(system_prompt), "TEXT", NULL, 0, 0, NULL, TALKS, 0,
      "Model and prompt", "system message before the prompt, for models with a chat form"},
     {"raw", 0, CAKE_OPT_FLAG, AT(raw), NULL, NULL, 0, 0, NULL, RUN, 0, "Model and prompt",
      "give the prompt to the model as it is, without its chat form"},
     {"echo", 0, CAKE_OPT_FLAG, AT(echo), NULL, NULL, 0, 0, NULL, RUN, 0, "Model and prompt",
      "print the prompt before the completion"},
-    {"sample-len", 'n', CAKE_OPT_INT, AT(sample_len), "N", "512", 0, 1 << 24, NULL, RUN, 0,
-     "Model and prompt", "tokens to generate at most"},
+    {"sample-len", 'n', CAKE_OPT_INT, AT(sample_len), "N", "512", 0, 1 << 24, NULL, TALKS, 0,
+     "Model and prompt", "tokens to generate at most; a chat has no limit unless this is given"},
     {"dump-logits", 0, CAKE_OPT_STRING, AT(dump_logits), "FILE", NULL, 0, 0, NULL, RUN,
      CAKE_OPT_FILE | CAKE_OPT_CMDLINE, "Model and prompt",
      "write the logits of every sampled position to FILE: raw little-endian f32, one row each"},
@@ -70,7 +72,8 @@ static const cake_opt opts[] = {
      "Sampling", "subtract X from the logit of every token that occurred"},
     {"frequency-penalty", 0, CAKE_OPT_FLOAT, AT(frequency_penalty), "X", "0", -2, 2, NULL, SAMPLES,
      0, "Sampling", "subtract X from the logit of a token for each time it occurred"},
-    {"seed", 0, CAKE_OPT_INT, AT(seed), "N", "-1", -1, 9007199254740992.0, NULL, RUN, 0, "Sampling",
+    {"seed", 0, CAKE_OPT_INT, AT(seed), "N", "-1", -1, 9007199254740992.0, NULL, TALKS, 0,
+     "Sampling",
      "seed of the random choice; the same seed gives the same text on any cluster; -1: a new one "
      "each time"},
 
@@ -109,16 +112,13 @@ static const cake_opt opts[] = {
     {"cache", 0, CAKE_OPT_STRING, AT(cache), "DIR", NULL, 0, 0, NULL,
      PLANS | 1u << CAKE_VERB_DOCTOR, CAKE_OPT_DIR, "Cluster",
      "folder for packed weights; ~/.cache/cake by default"},
-    {"out", 'o', CAKE_OPT_STRING, AT(out), "PATH", NULL, 0, 0, NULL,
-     1u << CAKE_VERB_BUNDLE | 1u << CAKE_VERB_CALIBRATE, CAKE_OPT_FILE | CAKE_OPT_CMDLINE,
-     "Model and prompt", "folder or file to write to"},
+    {"out", 'o', CAKE_OPT_STRING, AT(out), "DIR", NULL, 0, 0, NULL, 1u << CAKE_VERB_BUNDLE,
+     CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Cluster", "folder to write the bundles to"},
 
     {"text", 0, CAKE_OPT_STRING, AT(text), "FILE", NULL, 0, 0, NULL, TEXT,
      CAKE_OPT_FILE | CAKE_OPT_CMDLINE, "Model tools", "the text to measure with, UTF-8"},
-    {"chunks", 0, CAKE_OPT_INT, AT(chunks), "N", "0", 0, 1 << 30, NULL, 1u << CAKE_VERB_CALIBRATE,
-     CAKE_OPT_CMDLINE, "Model tools", "windows of the text to calibrate with; 0: all of it"},
-    {"reference", 0, CAKE_OPT_STRING, AT(reference), "DIR", NULL, 0, 0, NULL,
-     1u << CAKE_VERB_PERPLEXITY, CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Model tools",
+    {"reference", 0, CAKE_OPT_STRING, AT(reference), "DIR", NULL, 0, 0, NULL, TEXT,
+     CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Model tools",
      "model to compare with, computed on this machine: KL divergence and how often both find the "
      "same token likeliest"},
 
@@ -130,14 +130,14 @@ static const cake_opt opts[] = {
      "requests computed at once; each has room for the whole --context"},
     {"queue", 0, CAKE_OPT_INT, AT(queue), "N", "64", 0, 1000, NULL, SERVE, 0, "Serving",
      "requests that may wait; the next is told to come again (429)"},
-    {"recover-timeout", 0, CAKE_OPT_DURATION, AT(recover_timeout_ms), "TIME", "30s", 0, 3600e3, NULL,
-     SERVE, 0, "Serving",
+    {"recover-timeout", 0, CAKE_OPT_DURATION, AT(recover_timeout_ms), "TIME", "30s", 0, 3600e3,
+     NULL, SERVE | CHAT, 0, "Serving",
      "when workers are lost, how long answers under way wait for a cluster that can go on with "
      "them; then they end with an error"},
-    {"api-key-file", 0, CAKE_OPT_STRING, AT(api_key_file), "FILE", NULL, 0, 0, NULL, SERVE,
+    {"api-key-file", 0, CAKE_OPT_STRING, AT(api_key_file), "FILE", NULL, 0, 0, NULL, SERVE | CHAT,
      CAKE_OPT_FILE, "Serving",
      "file with the API keys that clients must send, one a line; CAKE_API_KEY in the environment "
-     "holds one more"},
+     "holds one more; chat --server sends the first"},
     {"insecure-no-auth", 0, CAKE_OPT_FLAG, AT(insecure_no_auth), NULL, NULL, 0, 0, NULL, SERVE, 0,
      "Serving", "let anyone who reaches the address use it, without an API key"},
     {"cors", 0, CAKE_OPT_STRING, AT(cors), "ORIGINS", NULL, 0, 0, NULL, SERVE, 0, "Serving",
@@ -145,8 +145,14 @@ static const cake_opt opts[] = {
      "'*' for all"},
     {"model-name", 0, CAKE_OPT_STRING, AT(model_name), "NAME", NULL, 0, 0, NULL, SERVE, 0,
      "Serving", "what clients call the model; the last part of --model by default"},
-    {"chat-template", 0, CAKE_OPT_STRING, AT(chat_template), "FILE", NULL, 0, 0, NULL, SERVE,
+    {"chat-template", 0, CAKE_OPT_STRING, AT(chat_template), "FILE", NULL, 0, 0, NULL, SERVE | CHAT,
      CAKE_OPT_FILE, "Serving", "Jinja chat template to use instead of the model's own"},
+
+    {"server", 0, CAKE_OPT_STRING, AT(server), "URL", NULL, 0, 0, NULL, CHAT, 0, "Talking",
+     "talk to the OpenAI-compatible server at http://HOST:PORT instead of running the model here"},
+    {"history", 0, CAKE_OPT_FLAG, AT(history), NULL, "true", 0, 0, NULL, CHAT, 0, "Talking",
+     "keep what is typed, to be found again with the arrow keys, in ~/.local/state/cake (only "
+     "readable by you); --no-history: do not"},
 
     {"json", 0, CAKE_OPT_FLAG, AT(json), NULL, NULL, 0, 0, NULL, LISTS, 0, "Output", "print JSON"},
     {"color", 0, CAKE_OPT_ENUM, AT(color), "WHEN", "auto", 0, 0, color_choices, 0, 0, "Output",
@@ -166,6 +172,12 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
         {"run", "[PROMPT]", 0, 1, "answer one prompt, text on standard output",
          "Looks for workers, plans, sends each its layers, and prints the completion. Without "
          "workers the model runs on this machine alone."},
+    [CAKE_VERB_CHAT] =
+        {"chat", NULL, 0, 0, "talk with the model",
+         "A conversation in the terminal, with the model of --model over the workers that are "
+         "found, or with the server of --server. Ctrl-C stops a reply, Ctrl-D leaves, /help lists "
+         "the commands, \"\"\" begins and ends a message of many lines. Without a terminal every "
+         "line of standard input is a message and the replies go to standard output."},
     [CAKE_VERB_SERVE] =
         {"serve", NULL, 0, 0, "answer HTTP requests as the OpenAI API does",
          "Brings the cluster up once and serves /v1/chat/completions, /v1/completions, /v1/models, "
@@ -198,12 +210,6 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
          "every other text is. The text is cut into windows of --context positions (512 by "
          "default), each beginning with the model's first token where it has one; every token "
          "after another counts."},
-    [CAKE_VERB_CALIBRATE] =
-        {"calibrate", NULL, 0, 0, "find out what a model's matrices are fed with, for quantize",
-         "Runs --text through the model, over the cluster, and writes the mean square of every "
-         "matrix input to --out, an importance matrix that 'quantize --imatrix' and llama.cpp "
-         "read. A name with .gguf in it gets llama.cpp's newer form, any other its .dat form. "
-         "Windows are those of 'perplexity'."},
     [CAKE_VERB_DOCTOR] = {"doctor", NULL, 0, 0,
                           "look for what is wrong with this machine and its network", NULL},
     [CAKE_VERB_VERSION] = {"version", NULL, 0, 0, "show versions, libraries and CPU features",
@@ -230,10 +236,10 @@ const cake_cli_program cake_master_program = {
 
 cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cli,
                                       cake_error *err) {
-    bool needs_model = cli->verb == CAKE_VERB_RUN || cli->verb == CAKE_VERB_SERVE ||
-                       cli->verb == CAKE_VERB_PLAN || cli->verb == CAKE_VERB_BUNDLE ||
-                       cli->verb == CAKE_VERB_BENCH || cli->verb == CAKE_VERB_PERPLEXITY ||
-                       cli->verb == CAKE_VERB_CALIBRATE;
+    bool needs_model = cli->verb == CAKE_VERB_RUN || (cli->verb == CAKE_VERB_CHAT && !o->server) ||
+                       cli->verb == CAKE_VERB_SERVE || cli->verb == CAKE_VERB_PLAN ||
+                       cli->verb == CAKE_VERB_BUNDLE || cli->verb == CAKE_VERB_BENCH ||
+                       cli->verb == CAKE_VERB_PERPLEXITY;
     if (cli->verb == CAKE_VERB_RUN) {
         if (cli->n_args) {
             if (o->prompt)
@@ -254,13 +260,9 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
                          cake_master_program.verbs[cli->verb].name);
     if (cli->verb == CAKE_VERB_RUN && !o->prompt)
         return cake_fail(err, CAKE_EUSAGE, "'run' needs a prompt: --prompt TEXT");
-    const bool scores = cli->verb == CAKE_VERB_PERPLEXITY || cli->verb == CAKE_VERB_CALIBRATE;
-    if (scores && !o->text)
-        return cake_fail(err, CAKE_EUSAGE, "'%s' needs a text: --text FILE",
-                         cake_master_program.verbs[cli->verb].name);
-    if (cli->verb == CAKE_VERB_CALIBRATE && !o->out)
-        return cake_fail(err, CAKE_EUSAGE, "'calibrate' needs a file to write to: --out FILE");
-    if (scores && o->context == 1)
+    if (cli->verb == CAKE_VERB_PERPLEXITY && !o->text)
+        return cake_fail(err, CAKE_EUSAGE, "'perplexity' needs a text: --text FILE");
+    if (cli->verb == CAKE_VERB_PERPLEXITY && o->context == 1)
         return cake_fail(err, CAKE_EUSAGE,
                          "a window of one position foretells nothing: --context 2 or more");
     if (cli->verb == CAKE_VERB_BUNDLE && !o->out)

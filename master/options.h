@@ -8,6 +8,7 @@
 
 enum { /* cake_cli.verb; the order of the table */
        CAKE_VERB_RUN,
+       CAKE_VERB_CHAT,
        CAKE_VERB_SERVE,
        CAKE_VERB_PLAN,
        CAKE_VERB_BUNDLE,
@@ -17,7 +18,6 @@ enum { /* cake_cli.verb; the order of the table */
        CAKE_VERB_CLUSTER_JOIN,
        CAKE_VERB_BENCH,
        CAKE_VERB_PERPLEXITY,
-       CAKE_VERB_CALIBRATE,
        CAKE_VERB_DOCTOR,
        CAKE_VERB_VERSION,
        CAKE_VERB_COUNT
@@ -66,7 +66,6 @@ typedef struct {
     /* model tools */
     const char *text;      /* file */
     const char *reference; /* model to compare with, NULL */
-    int64_t chunks;        /* windows to calibrate with; 0: all */
     /* serving */
     const char *api;            /* HOST:PORT */
     int64_t sequences, queue;   /* computed at once, waiting */
@@ -76,6 +75,9 @@ typedef struct {
     const char *cors;          /* NULL */
     const char *model_name;    /* NULL: from the model's path */
     const char *chat_template; /* file; NULL: the model's */
+    /* talking */
+    const char *server; /* address of a server; NULL: the model runs here */
+    bool history;       /* remember what was typed */
     /* output */
     bool json;
     int color;      /* cake_color */

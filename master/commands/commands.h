@@ -6,6 +6,7 @@
 #include "master/options.h"
 
 cake_status cake_command_run(const cake_master_options *o, cake_error *err);
+cake_status cake_command_chat(const cake_master_options *o, const cake_cli *cli, cake_error *err);
 cake_status cake_command_serve(const cake_master_options *o, cake_error *err);
 cake_status cake_command_plan(const cake_master_options *o, cake_error *err);
 cake_status cake_command_bundle(const cake_master_options *o, cake_error *err);
@@ -14,7 +15,6 @@ cake_status cake_command_cluster_create(const cake_master_options *o, cake_error
 cake_status cake_command_cluster_show(const cake_master_options *o, cake_error *err);
 cake_status cake_command_cluster_join(const cake_master_options *o, cake_error *err);
 cake_status cake_command_bench(const cake_master_options *o, cake_error *err);
-cake_status cake_command_calibrate(const cake_master_options *o, cake_error *err);
 cake_status cake_command_perplexity(const cake_master_options *o, cake_error *err);
 cake_status cake_command_version(const cake_master_options *o, cake_error *err);
 cake_status cake_command_doctor(const cake_master_options *o, cake_error *err);

@@ -4,10 +4,12 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "master/commands/commands.h"
+#include "master/commands/serve.h"
 #include "master/commands/session.h"
 #include "master/plan/plan_print.h"
 #include "master/server/server.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,13 +17,16 @@
 
 enum { RETRY_S = 2, TEMPLATE_MAX = 1 << 20 };
 
-typedef struct {
+struct cake_service {
     const cake_master_options *o;
     cake_serve *server;
     cake_tokenizer *tokenizer;
     cake_chat_template *chat;
     char *name;
-} serving;
+    uint32_t sequences;
+    bool hidden; /* nobody else is to know of the server */
+    _Atomic bool began;
+};
 
 /* "ORG/NAME" of the Hugging Face cache stays, a path gives its last part. */
 static char *model_name(const cake_master_options *o) {
@@ -44,7 +49,7 @@ static char *token_text(const cake_tokenizer *t, int64_t id) {
     return b ? cake_strndup((const char *)b, n) : NULL;
 }
 
-static cake_status open_template(serving *v, const cake_model *m, cake_error *err) {
+static cake_status open_template(cake_service *v, const cake_model *m, cake_error *err) {
     if (!v->o->chat_template) {
         cake_status st = cake_chat_template_open(&v->chat, m->path, err);
         if (st == CAKE_ENOTFOUND) {
@@ -68,7 +73,7 @@ static cake_status open_template(serving *v, const cake_model *m, cake_error *er
 }
 
 /* Once: what stays the same whatever the cluster does. */
-static cake_status open_engine(serving *v, const cake_session *s, cake_error *err) {
+static cake_status open_engine(cake_service *v, const cake_session *s, cake_error *err) {
     cake_status st = cake_tokenizer_open(&v->tokenizer, s->model.path, err);
     if (st == CAKE_OK) st = open_template(v, &s->model, err);
     if (st != CAKE_OK) return st;
@@ -82,66 +87,102 @@ static cake_status open_engine(serving *v, const cake_session *s, cake_error *er
     return CAKE_OK;
 }
 
-/* One deployment from beginning to end. */
-static cake_status serve_once(serving *v, bool *served, cake_error *err) {
+/* One deployment from beginning to end. *ran: it served. */
+static cake_status serve_once(cake_service *v, bool *ran, cake_error *err) {
     cake_session s;
     cake_status st = cake_session_open(&s, v->o, true, err);
-    if (st == CAKE_OK) st = cake_session_plan(&s, (uint32_t)v->o->sequences, err);
+    if (st == CAKE_OK) st = cake_session_plan(&s, v->sequences, err);
     if (st == CAKE_OK && !v->o->quiet) cake_plan_print(&s.plan.request, &s.plan.plan, stderr);
     if (st == CAKE_OK) st = cake_session_deploy(&s, err);
     if (st == CAKE_OK && !v->tokenizer) st = open_engine(v, &s, err);
     if (st == CAKE_OK) {
-        cake_progress_line(s.progress, "Serving %s on %s", v->name, cake_serve_url(v->server));
-        *served = true;
+        if (!v->hidden)
+            cake_progress_line(s.progress, "Serving %s on %s", v->name, cake_serve_url(v->server));
+        *ran = true;
+        atomic_store(&v->began, true);
         st = cake_serve_loop(v->server, s.cluster, err);
     }
     cake_session_close(&s);
     return st;
 }
 
-cake_status cake_command_serve(const cake_master_options *o, cake_error *err) {
-    serving v = {.o = o, .name = model_name(o)};
-    cake_serve_config c = {.address = o->api,
-                           .api_key_file = o->api_key_file,
-                           .api_key = getenv("CAKE_API_KEY"),
-                           .cors = o->cors,
-                           .model = v.name,
+cake_status cake_service_open(cake_service **out, const cake_master_options *o,
+                              const cake_service_private *p, cake_error *err) {
+    cake_service *v = cake_calloc(1, sizeof *v);
+    v->o = o;
+    v->name = model_name(o);
+    v->hidden = p != NULL;
+    v->sequences = p && p->sequences ? p->sequences : (uint32_t)o->sequences;
+    cake_serve_config c = {.address = p ? p->address : o->api,
+                           .api_key_file = p ? NULL : o->api_key_file,
+                           .api_key = p ? p->api_key : getenv("CAKE_API_KEY"),
+                           .cors = p ? NULL : o->cors,
+                           .model = v->name,
                            .insecure_no_auth = o->insecure_no_auth,
                            .queue = (uint32_t)o->queue};
-    cake_sampler_params *p = &c.defaults;
-    cake_sampler_params_default(p);
-    p->temperature = (float)o->temperature;
-    p->top_k = (uint32_t)o->top_k;
-    p->top_p = (float)o->top_p;
-    p->min_p = (float)o->min_p;
-    p->repeat_penalty = (float)o->repeat_penalty;
-    p->repeat_last_n = (uint32_t)o->repeat_last_n;
-    p->presence_penalty = (float)o->presence_penalty;
-    p->frequency_penalty = (float)o->frequency_penalty;
-    cake_status st = cake_sampler_params_check(p, 0, err);
-    if (st == CAKE_OK) st = cake_serve_open(&v.server, &c, err);
-    bool served = false;
-    int64_t lost_ms = 0;
+    cake_sampler_params *d = &c.defaults;
+    cake_sampler_params_default(d);
+    d->temperature = (float)o->temperature;
+    d->top_k = (uint32_t)o->top_k;
+    d->top_p = (float)o->top_p;
+    d->min_p = (float)o->min_p;
+    d->repeat_penalty = (float)o->repeat_penalty;
+    d->repeat_last_n = (uint32_t)o->repeat_last_n;
+    d->presence_penalty = (float)o->presence_penalty;
+    d->frequency_penalty = (float)o->frequency_penalty;
+    cake_status st = cake_sampler_params_check(d, 0, err);
+    if (st == CAKE_OK) st = cake_serve_open(&v->server, &c, err);
+    if (st == CAKE_OK)
+        *out = v;
+    else
+        cake_service_close(v);
+    return st;
+}
+
+cake_status cake_service_run(cake_service *v, cake_error *err) {
     /* A lost worker ends a deployment, not the server: plan again over those that are left. */
-    while (st == CAKE_OK) {
+    int64_t lost_ms = 0;
+    cake_status st;
+    for (;;) {
         bool ran = false;
-        st = serve_once(&v, &ran, err);
-        served |= ran;
-        if (st == CAKE_ECANCELED || !served) break;
+        st = serve_once(v, &ran, err);
+        if (st == CAKE_ECANCELED || !atomic_load(&v->began)) break;
         cake_log(CAKE_LOG_ERROR, "event=cluster_lost reason=\"%s\"", err->msg);
         if (ran) {
             lost_ms = cake_now_ms();
         } else {
-            if (cake_now_ms() - lost_ms > o->recover_timeout_ms) cake_serve_abandon(v.server, err);
+            if (cake_now_ms() - lost_ms > v->o->recover_timeout_ms)
+                cake_serve_abandon(v->server, err);
             sleep(RETRY_S);
         }
-        st = CAKE_OK;
     }
-    if (v.server) cake_serve_abandon(v.server, err);
-    if (st == CAKE_ECANCELED && served) st = CAKE_OK; /* how a server ends */
-    cake_serve_close(v.server);
-    cake_chat_template_free(v.chat);
-    cake_tokenizer_free(v.tokenizer);
-    free(v.name);
+    cake_serve_abandon(v->server, err);
+    return st == CAKE_ECANCELED && atomic_load(&v->began) ? CAKE_OK : st; /* how a server ends */
+}
+
+bool cake_service_began(const cake_service *v) {
+    return atomic_load(&v->began);
+}
+const char *cake_service_url(const cake_service *v) {
+    return cake_serve_url(v->server);
+}
+const char *cake_service_model(const cake_service *v) {
+    return v->name;
+}
+
+void cake_service_close(cake_service *v) {
+    if (!v) return;
+    cake_serve_close(v->server);
+    cake_chat_template_free(v->chat);
+    cake_tokenizer_free(v->tokenizer);
+    free(v->name);
+    free(v);
+}
+
+cake_status cake_command_serve(const cake_master_options *o, cake_error *err) {
+    cake_service *v = NULL;
+    cake_status st = cake_service_open(&v, o, NULL, err);
+    if (st == CAKE_OK) st = cake_service_run(v, err);
+    cake_service_close(v);
     return st;
 }

@@ -16,7 +16,15 @@ static void on_signal(int sig) {
     if (atomic_exchange(&interrupted, true)) _exit(128 + sig);
 }
 
+void cake_session_interrupt(void) {
+    atomic_store(&interrupted, true);
+}
+
+/* Once: a verb may have put handlers of its own in their place since. */
 static void install_signals(void) {
+    static bool installed;
+    if (installed) return;
+    installed = true;
     struct sigaction sa = {.sa_handler = on_signal};
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);

@@ -21,14 +21,17 @@ typedef struct {
     char id[CAKE_NODE_ID_HEX], name[CAKE_NODE_NAME_MAX];
 } cake_session;
 
-/* Open the model (when with_model), the keys and the cluster, and gather the workers. Installs
- * handlers for SIGINT and SIGTERM that end every wait with CAKE_ECANCELED. Close it also after a
- * failure. */
+/* Open the model (when with_model), the keys and the cluster, and gather the workers. The first
+ * one installs handlers for SIGINT and SIGTERM that end every wait with CAKE_ECANCELED. Close it
+ * also after a failure. */
 cake_status cake_session_open(cake_session *s, const cake_master_options *o, bool with_model,
                               cake_error *err);
 /* Plan for `sequences` at once. */
 cake_status cake_session_plan(cake_session *s, uint32_t sequences, cake_error *err);
 cake_status cake_session_deploy(cake_session *s, cake_error *err);
 void cake_session_close(cake_session *s);
+
+/* As SIGINT does: every wait of every session ends with CAKE_ECANCELED, from now on. Any thread. */
+void cake_session_interrupt(void);
 
 #endif

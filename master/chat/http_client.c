@@ -1,0 +1,172 @@
+/* Asking an HTTP server: see http_client.h. */
+#include "master/chat/http_client.h"
+#include "common/clock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    CONNECT_MS = 10000,
+    SEND_MS = 30000,
+    SILENCE_MS = 600000, /* a long prompt on a slow machine, by a server without keep-alives */
+};
+
+/* ---- addresses ---- */
+
+cake_status cake_url_parse(cake_url *u, const char *text, cake_error *err) {
+    memset(u, 0, sizeof *u);
+    const char *at = text;
+    if (strncasecmp(at, "https://", 8) == 0)
+        return cake_fail(err, CAKE_EUSAGE,
+                         "'%.200s': https is not spoken here; give http://HOST:PORT, through a "
+                         "tunnel (ssh -L) where the network is not trusted",
+                         text);
+    if (strncasecmp(at, "http://", 7) == 0) at += 7;
+    for (const char *c = text; *c; c++)
+        if ((unsigned char)*c <= ' ' || *c == 0x7f || *c == '@' || *c == '?' || *c == '#') at = "";
+    bool v6 = *at == '[';
+    const char *host = v6 ? at + 1 : at;
+    size_t n = strcspn(host, v6 ? "]" : ":/");
+    const char *rest = host + n + (v6 && host[n] ? 1 : 0);
+    const char *port = "80";
+    size_t n_port = 2;
+    if (*rest == ':') {
+        port = rest + 1;
+        n_port = strspn(port, "0123456789");
+        rest = port + n_port;
+    }
+    size_t n_base = strlen(rest);
+    while (n_base && rest[n_base - 1] == '/') n_base--;
+    if (n_base >= 3 && strncmp(rest + n_base - 3, "/v1", 3) == 0) n_base -= 3;
+    if (n == 0 || n >= sizeof u->host || n_port == 0 || n_port > 5 || atoi(port) > 65535 ||
+        (*rest && *rest != '/') || n_base >= sizeof u->base)
+        return cake_fail(err, CAKE_EUSAGE,
+                         "'%.200s' is not the address of a server; give http://HOST:PORT", text);
+    memcpy(u->host, host, n);
+    memcpy(u->port, port, n_port);
+    memcpy(u->base, rest, n_base);
+    snprintf(u->text, sizeof u->text, "http://%s%s%s:%s%s", v6 ? "[" : "", u->host, v6 ? "]" : "",
+             u->port, u->base);
+    return CAKE_OK;
+}
+
+/* ---- waiting ---- */
+
+static cake_status wait_for(int fd, short events, int stop_fd, int64_t deadline, const cake_url *u,
+                            cake_error *err) {
+    for (;;) {
+        int64_t left = deadline - cake_now_ms();
+        if (left <= 0) return cake_fail(err, CAKE_ETIMEOUT, "%s does not answer", u->text);
+        struct pollfd p[2] = {{.fd = fd, .events = events}, {.fd = stop_fd, .events = POLLIN}};
+        int n = poll(p, 2, left > 1 << 30 ? 1 << 30 : (int)left);
+        if (n < 0 && errno != EINTR) return cake_fail(err, CAKE_EIO, "poll: %s", strerror(errno));
+        if (n > 0 && p[1].revents) return cake_fail(err, CAKE_ECANCELED, "cancelled");
+        if (n > 0 && p[0].revents) return CAKE_OK;
+    }
+}
+
+static cake_status connect_to(const cake_http_target *t, int *out, cake_error *err) {
+    struct addrinfo *list = NULL, hints = {.ai_socktype = SOCK_STREAM};
+    int rc = getaddrinfo(t->url->host, t->url->port, &hints, &list);
+    if (rc != 0)
+        return cake_fail(err, CAKE_EUNAVAIL, "cannot find '%s': %s", t->url->host,
+                         gai_strerror(rc));
+    cake_status st = CAKE_EUNAVAIL;
+    int why = ECONNREFUSED;
+    for (struct addrinfo *a = list; a && st == CAKE_EUNAVAIL; a = a->ai_next) {
+        int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1;
+        if (fd < 0) {
+            why = errno;
+            continue;
+        }
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        why = connect(fd, a->ai_addr, a->ai_addrlen) == 0 ? 0 : errno;
+        if (why == EINPROGRESS) {
+            st = wait_for(fd, POLLOUT, t->stop_fd, cake_now_ms() + CONNECT_MS, t->url, err);
+            socklen_t len = sizeof why;
+            if (st == CAKE_OK) getsockopt(fd, SOL_SOCKET, SO_ERROR, &why, &len);
+            if (st == CAKE_ETIMEOUT) why = ETIMEDOUT, st = CAKE_EUNAVAIL;
+            if (st == CAKE_OK && why) st = CAKE_EUNAVAIL;
+        } else {
+            st = why ? CAKE_EUNAVAIL : CAKE_OK;
+        }
+        if (st == CAKE_OK)
+            *out = fd;
+        else
+            close(fd);
+    }
+    freeaddrinfo(list);
+    if (st == CAKE_EUNAVAIL)
+        return cake_fail(err, st,
+                         "cannot reach %s: %s. Is 'cake-master serve' running there, on an "
+                         "address that this machine can reach?",
+                         t->url->text, strerror(why));
+    return st;
+}
+
+static cake_status send_all(const cake_http_target *t, int fd, const char *data, size_t len,
+                            cake_error *err) {
+    int64_t deadline = cake_now_ms() + SEND_MS;
+    while (len) {
+        ssize_t n = send(fd, data, len, MSG_NOSIGNAL);
+        if (n > 0) {
+            data += n;
+            len -= (size_t)n;
+            continue;
+        }
+        if (errno != EAGAIN && errno != EINTR)
+            return CAKE_OK; /* a server that refuses early has answered: read that */
+        cake_status st = wait_for(fd, POLLOUT, t->stop_fd, deadline, t->url, err);
+        if (st != CAKE_OK) return st;
+    }
+    return CAKE_OK;
+}
+
+cake_status cake_http_ask(const cake_http_target *t, const char *path, const char *body, size_t len,
+                          cake_http_reader *r, cake_http_body_fn fn, void *arg, cake_error *err) {
+    char head[2048], length[64] = "";
+    const cake_url *u = t->url;
+    bool v6 = strchr(u->host, ':') != NULL;
+    if (body)
+        snprintf(length, sizeof length, "Content-Type: application/json\r\nContent-Length: %zu\r\n",
+                 len);
+    int n = snprintf(head, sizeof head,
+                     "%s %s%s HTTP/1.1\r\nHost: %s%s%s:%s\r\nAccept: application/json, "
+                     "text/event-stream\r\nUser-Agent: cake-master/" CAKE_VERSION
+                     "\r\n%s%s%s%sConnection: close\r\n\r\n",
+                     body ? "POST" : "GET", u->base, path, v6 ? "[" : "", u->host, v6 ? "]" : "",
+                     u->port, t->key ? "Authorization: Bearer " : "", t->key ? t->key : "",
+                     t->key ? "\r\n" : "", length);
+    if (n < 0 || (size_t)n >= sizeof head)
+        return cake_fail(err, CAKE_EINVAL, "the address or the key is too long");
+    cake_http_reader_init(r);
+    int fd = -1;
+    cake_status st = connect_to(t, &fd, err);
+    if (st == CAKE_OK) st = send_all(t, fd, head, (size_t)n, err);
+    if (st == CAKE_OK && body) st = send_all(t, fd, body, len, err);
+    while (st == CAKE_OK && !r->over) {
+        char buf[16 << 10];
+        st = wait_for(fd, POLLIN, t->stop_fd, cake_now_ms() + SILENCE_MS, u, err);
+        if (st != CAKE_OK) break;
+        ssize_t got = recv(fd, buf, sizeof buf, 0);
+        if (got > 0)
+            st = cake_http_reader_feed(r, buf, (size_t)got, fn, arg, err);
+        else if (got == 0)
+            st = cake_http_reader_end(r, err);
+        else if (errno != EAGAIN && errno != EINTR)
+            st = cake_fail(err, CAKE_EUNAVAIL, "the connection to %s broke: %s", u->text,
+                           strerror(errno));
+    }
+    if (fd >= 0) close(fd);
+    return st;
+}

@@ -1,0 +1,280 @@
+/* Line editing over libedit: see line.h. libedit reads through our own function, so that an
+ * interrupt and a resized window are seen at once and no signal handler of its own is needed. */
+#include "master/chat/line.h"
+#include "common/file.h"
+#include "common/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <histedit.h>
+#include <locale.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+#include <wchar.h>
+
+struct cake_line_reader {
+    cake_line_config c;
+    bool interactive, interrupted, failed;
+    EditLine *el;
+    History *history;
+    char prompt[64];
+    char *line; /* last one */
+    size_t n_line, line_cap;
+    char in[4096]; /* read and not yet used; without a terminal */
+    size_t in_at, in_len;
+    bool in_end;
+    struct termios cooked;
+};
+
+static volatile sig_atomic_t resized;
+static void on_winch(int sig) {
+    (void)sig;
+    resized = 1;
+}
+
+/* ---- libedit's callbacks ---- */
+
+static cake_line_reader *reader_of(EditLine *el) {
+    void *r = NULL;
+    el_get(el, EL_CLIENTDATA, &r);
+    return r;
+}
+
+static char *prompt_of(EditLine *el) {
+    return reader_of(el)->prompt;
+}
+
+/* True when standard input has something; false: interrupted. */
+static bool wait_input(cake_line_reader *r) {
+    for (;;) {
+        struct pollfd p[2] = {{.fd = 0, .events = POLLIN}, {.fd = r->c.stop_fd, .events = POLLIN}};
+        int n = poll(p, 2, -1);
+        if (resized && r->el) {
+            resized = 0;
+            el_resize(r->el);
+        }
+        if (n < 0 && errno != EINTR) return true; /* let read say why */
+        if (n <= 0) continue;
+        if (p[1].revents) {
+            uint64_t count;
+            (void)!read(r->c.stop_fd, &count, sizeof count);
+            r->interrupted = true;
+            return false;
+        }
+        return true;
+    }
+}
+
+static int get_char(EditLine *el, wchar_t *out) {
+    cake_line_reader *r = reader_of(el);
+    mbstate_t mb = {0};
+    for (;;) {
+        char c;
+        if (!wait_input(r)) return -1;
+        ssize_t n = read(0, &c, 1);
+        if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+        if (n < 0) r->failed = true;
+        if (n <= 0) return (int)n;
+        size_t k = mbrtowc(out, &c, 1, &mb);
+        if (k == (size_t)-2) continue;
+        if (k == (size_t)-1) *out = L'?';
+        if (k == 0) *out = 0;
+        return 1;
+    }
+}
+
+static unsigned char on_tab(EditLine *el, int ch) {
+    (void)ch;
+    cake_line_reader *r = reader_of(el);
+    const LineInfo *li = el_line(el);
+    char *text = cake_strndup(li->buffer, (size_t)(li->cursor - li->buffer));
+    cake_line_choices *found = cake_calloc(1, sizeof *found);
+    if (r->c.complete) r->c.complete(text, found);
+    size_t typed = strlen(text) - found->from, common = 0;
+    unsigned char what = CC_ERROR;
+    if (found->n) {
+        common = strlen(found->choice[0]);
+        for (size_t i = 1; i < found->n; i++) {
+            size_t k = 0;
+            while (k < common && found->choice[i][k] == found->choice[0][k]) k++;
+            common = k;
+        }
+    }
+    if (common > typed) {
+        char *more = cake_strndup(found->choice[0] + typed, common - typed);
+        if (el_insertstr(el, more) == 0) what = CC_REFRESH;
+        free(more);
+    } else if (found->n > 1) {
+        fputc('\n', stderr);
+        for (size_t i = 0; i < found->n; i++)
+            fprintf(stderr, "%s%s", found->choice[i], i + 1 < found->n ? "  " : "\n");
+        what = CC_REDISPLAY;
+    }
+    for (size_t i = 0; i < found->n; i++) free(found->choice[i]);
+    free(found);
+    free(text);
+    return what;
+}
+
+void cake_line_choice(cake_line_choices *out, const char *text, size_t len) {
+    if (out->n < CAKE_LINE_CHOICES) out->choice[out->n++] = cake_strndup(text, len);
+}
+
+/* ---- history ---- */
+
+/* The new file is complete before it takes the place of the old one. */
+static void save_history(const cake_line_reader *r) {
+    HistEvent ev;
+    char *tmp = cake_asprintf("%s.%ld", r->c.history, (long)getpid());
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
+    if (f) {
+        bool ok = history(r->history, &ev, H_SAVE_FP, f) >= 0;
+        ok = fclose(f) == 0 && ok;
+        if (!ok || rename(tmp, r->c.history) != 0) unlink(tmp);
+    } else if (fd >= 0) {
+        close(fd);
+    }
+    free(tmp);
+}
+
+static void open_history(cake_line_reader *r) {
+    HistEvent ev;
+    r->history = history_init();
+    if (!r->history) return;
+    history(r->history, &ev, H_SETSIZE, CAKE_LINE_HISTORY);
+    history(r->history, &ev, H_SETUNIQUE, 1);
+    if (r->c.history) history(r->history, &ev, H_LOAD, r->c.history);
+    el_set(r->el, EL_HIST, history, r->history);
+}
+
+void cake_line_remember(cake_line_reader *r, const char *line) {
+    HistEvent ev;
+    if (!r->history || !*line) return;
+    history(r->history, &ev, H_ENTER, line);
+    if (r->c.history) save_history(r);
+}
+
+/* ---- life ---- */
+
+static bool open_editor(cake_line_reader *r) {
+    /* Characters of more than one byte need a locale that knows them. */
+    setlocale(LC_CTYPE, "");
+    if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
+    r->el = el_init("cake-master", stdin, stderr, stderr);
+    if (!r->el) return false;
+    el_set(r->el, EL_CLIENTDATA, r);
+    el_set(r->el, EL_PROMPT_ESC, prompt_of, '\1');
+    el_set(r->el, EL_SIGNAL, 0);
+    el_set(r->el, EL_EDITOR, "emacs");
+    el_set(r->el, EL_GETCFN, get_char);
+    el_set(r->el, EL_ADDFN, "cake-complete", "complete the word", on_tab);
+    el_set(r->el, EL_BIND, "^I", "cake-complete", NULL);
+    el_set(r->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
+    el_set(r->el, EL_BIND, "\\e[1;5C", "em-next-word", NULL);
+    el_set(r->el, EL_BIND, "\\e[1;5D", "ed-prev-word", NULL);
+    el_set(r->el, EL_BIND, "\\e[3~", "ed-delete-next-char", NULL);
+    open_history(r);
+    struct sigaction sa = {.sa_handler = on_winch};
+    sigaction(SIGWINCH, &sa, NULL);
+    return true;
+}
+
+cake_line_reader *cake_line_open(const cake_line_config *c) {
+    cake_line_reader *r = cake_calloc(1, sizeof *r);
+    r->c = *c;
+    r->interactive = isatty(0) && isatty(2) && tcgetattr(0, &r->cooked) == 0 && open_editor(r);
+    return r;
+}
+
+void cake_line_close(cake_line_reader *r) {
+    if (!r) return;
+    if (r->el) el_end(r->el);
+    if (r->history) history_end(r->history);
+    free(r->line);
+    free(r);
+}
+
+bool cake_line_interactive(const cake_line_reader *r) {
+    return r->interactive;
+}
+
+void cake_line_echo(cake_line_reader *r, bool on) {
+    if (!r->interactive) return;
+    struct termios t = r->cooked;
+    if (!on) t.c_lflag &= ~(tcflag_t)ECHO;
+    tcsetattr(0, TCSADRAIN, &t);
+}
+
+/* ---- reading ---- */
+
+static cake_status keep(cake_line_reader *r, const char *text, size_t len, cake_error *err) {
+    if (len > CAKE_LINE_MAX - r->n_line)
+        return cake_fail(err, CAKE_ENOSPACE, "a line of more than %d KiB", CAKE_LINE_MAX >> 10);
+    if (r->n_line + len + 1 > r->line_cap) {
+        r->line_cap = 2 * (r->n_line + len + 1);
+        r->line = cake_realloc(r->line, r->line_cap);
+    }
+    memcpy(r->line + r->n_line, text, len);
+    r->n_line += len;
+    r->line[r->n_line] = 0;
+    return CAKE_OK;
+}
+
+static cake_status read_edited(cake_line_reader *r, const char *prompt, cake_error *err) {
+    snprintf(r->prompt, sizeof r->prompt, r->c.color ? "\1\033[1;35m\1%s\1\033[0m\1" : "%s",
+             prompt);
+    int n = 0;
+    const char *text = el_gets(r->el, &n);
+    if (r->interrupted) {
+        r->interrupted = false;
+        el_reset(r->el);
+        fputc('\n', stderr);
+        return cake_fail(err, CAKE_ECANCELED, "interrupted");
+    }
+    if (r->failed) return cake_fail(err, CAKE_EIO, "cannot read the terminal: %s", strerror(errno));
+    if (!text || n <= 0) {
+        fputc('\n', stderr);
+        return cake_fail(err, CAKE_ENOTFOUND, "end of input");
+    }
+    size_t len = strlen(text);
+    while (len && (text[len - 1] == '\n' || text[len - 1] == '\r')) len--;
+    return keep(r, text, len, err);
+}
+
+static cake_status read_plain(cake_line_reader *r, cake_error *err) {
+    for (;;) {
+        const char *from = r->in + r->in_at;
+        const char *nl = memchr(from, '\n', r->in_len - r->in_at);
+        size_t n = nl ? (size_t)(nl - from) : r->in_len - r->in_at;
+        cake_status st = keep(r, from, n, err);
+        if (st != CAKE_OK) return st;
+        r->in_at += n + (nl ? 1 : 0);
+        if (nl || (r->in_end && r->n_line)) {
+            if (r->n_line && r->line[r->n_line - 1] == '\r') r->line[--r->n_line] = 0;
+            return CAKE_OK;
+        }
+        if (r->in_end) return cake_fail(err, CAKE_ENOTFOUND, "end of input");
+        if (!wait_input(r)) return cake_fail(err, CAKE_ECANCELED, "interrupted");
+        ssize_t got = read(0, r->in, sizeof r->in);
+        if (got < 0 && errno != EINTR && errno != EAGAIN)
+            return cake_fail(err, CAKE_EIO, "cannot read standard input: %s", strerror(errno));
+        r->in_at = 0;
+        r->in_len = got > 0 ? (size_t)got : 0;
+        r->in_end = got == 0;
+    }
+}
+
+cake_status cake_line_read(cake_line_reader *r, const char *prompt, const char **line,
+                           cake_error *err) {
+    r->n_line = 0;
+    cake_status st = r->interactive ? read_edited(r, prompt, err) : read_plain(r, err);
+    if (st == CAKE_OK) *line = r->line;
+    return st;
+}
