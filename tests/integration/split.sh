@@ -46,6 +46,24 @@ for name in qwen3-8l-4bit-g32 llama-8l-bf16; do
             check "$name layers $parts: same bits" equals split alone
     done
 done
+# Blocks of every codec, two layers: each on a worker of its own, and both on one.
+for name in kquant-super-blocks kquant-small-blocks; do
+    M=$(model $name)
+    check "$name alone" generate alone --discovery-timeout 0 || continue
+    for parts in "0-0 1-1" "0-1"; do
+        topology $parts
+        check "$name over $(echo $parts | wc -w) worker(s)" generate split --topology "$IT/topology.yml" &&
+            check "$name over $(echo $parts | wc -w) worker(s): same bits" equals split alone
+    done
+done
+# A bigger one, where the collection is there.
+if M=$(model babyllama105-pad256-kquant-q4_k_m 2>/dev/null) && [ -d "$M" ]; then
+    topology 0-1 2-4
+    check "q4_k_m alone" generate alone --discovery-timeout 0
+    check "q4_k_m over 2 workers" generate split --topology "$IT/topology.yml" && check "q4_k_m: same bits" equals split alone
+else
+    skip "q4_k_m over 2 workers: ../shared/data/models/babyllama105-pad256-kquant-q4_k_m is missing"
+fi
 M=$(model qwen3-8l-4bit-g32)
 topology 0-3 4-7
 check "f32 mode alone" generate alone --discovery-timeout 0 --compute f32

@@ -3,7 +3,8 @@
 
 Written from the format specification alone (safetensors container, MLX affine packing, rope kinds, blocks); it shares
 no code with the programs under test nor with mlx-lm or transformers, and is cross-checked against both by
-make_models.py. Reads any model folder: plain f32/f16/bf16 or MLX affine, single-file or sharded.
+make_models.py. Reads any model folder: plain f32/f16/bf16, MLX affine, mxfp4, mxfp8, nvfp4, or blocks as mlx-kquant stores them (decoded by
+the `gguf` package), single-file or sharded.
 
   forward.py DIR --ids 1,2,3            logits of the last position, one per line
   forward.py DIR --ids 1,2,3 --all      one row of logits per position
@@ -69,8 +70,19 @@ def unpack_codes(raw, rows, bits, k):
     return stream.astype(np.int64) @ (1 << np.arange(bits, dtype=np.int64))
 
 
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+FP = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}  # mode -> group, bits
+
+
+def e4m3(codes):
+    """MLX's reading: no NaN, 0x7F is 480."""
+    c = codes.astype(np.int64)
+    e, m = c >> 3 & 15, (c & 7).astype(np.float64)
+    return np.where(c >> 7, -1.0, 1.0) * np.where(e == 0, m * 2.0**-9, (8 + m) * 2.0 ** (e - 10))
+
+
 class Weights(Tensors):
-    """Weight matrices in float64, dequantized as s*q + b from the stored scales."""
+    """Weight matrices in float64, dequantized from what is stored: s*q + b, fp modes, blocks (by the gguf package)."""
 
     def __init__(self, folder, config):
         super().__init__(folder)
@@ -87,9 +99,43 @@ class Weights(Tensors):
             raise SystemExit(f"forward.py: {path}: mode {source['mode']} is not covered here")
         return (64 if group is None else group), (4 if bits is None else bits)
 
+    def mode(self, path):
+        """"affine", an fp mode, or the codec of a kquant module; None for a float one."""
+        if self.quant.get("mode") == "kquant":
+            return self.quant["per_tensor"].get(path)
+        if path + ".scales" not in self:
+            return None
+        over = self.quant.get(path, True)
+        return (self.quant if over is True else over).get("mode", "affine")
+
+    def blocks(self, path, codec):
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        dtype, shape, raw = self.where[path + ".weight"]
+        assert dtype == "U8" and len(shape) == 2, path
+        kind = GGMLQuantizationType[codec.upper() if codec[-2:] != "_k" else codec[:-1].upper() + "K"]
+        return dequantize(np.frombuffer(raw, np.uint8).reshape(shape), kind).astype(np.float64)
+
+    def fp(self, path, mode):
+        group, bits = FP[mode]
+        dtype, shape, raw = self.where[path + ".weight"]
+        assert dtype == "U32" and path + ".biases" not in self, path
+        n, k = shape[0], shape[1] * 32 // bits
+        scales = np.frombuffer(self.where[path + ".scales"][2], np.uint8).reshape(n, k // group)
+        scales = e4m3(scales) if mode == "nvfp4" else 2.0 ** (scales.astype(np.float64) - 127)
+        codes = unpack_codes(raw, n, bits, k)
+        values = E2M1[codes] if bits == 4 else e4m3(codes)
+        return (values.reshape(n, k // group, group) * scales[:, :, None]).reshape(n, k)
+
     def matrix(self, path):
         if path not in self.cache:
-            if path + ".scales" in self:
+            mode = self.mode(path)
+            if mode is not None and self.quant.get("mode") == "kquant":
+                w = self.blocks(path, mode)  # GGUF's mxfp4 and nvfp4, not MLX's
+            elif mode in FP:
+                w = self.fp(path, mode)
+            elif mode == "affine":
                 group, bits = self.parameters(path)
                 dtype, shape, raw = self.where[path + ".weight"]
                 assert dtype == "U32" and shape[1] * 32 % bits == 0, path

@@ -125,6 +125,23 @@ def cases():
         "model.layers.0.self_attn.q_proj": True, "quant_method_version": "private", "model.layers.7.mlp.gate": True}, not_mlx=True)
     quant("block-awq-list", llama(), "bf16", 4, 64, list_all=True, overrides={
         "model.embed_tokens": {"group_size": 32, "bits": 4}})
+    # MLX's floating-point modes, and blocks as mlx-kquant stores them
+    quant("llama-mxfp4-bf16", llama(), "bf16", 4, 32, mode="mxfp4")
+    quant("qwen2-mxfp8-f16", qwen2(), "f16", 8, 32, mode="mxfp8")
+    quant("qwen3-nvfp4-bf16", qwen3(tie_word_embeddings=False), "bf16", 4, 16, mode="nvfp4")
+    quant("mixed-fp", llama(tie_word_embeddings=True), "bf16", 4, 32, mode="mxfp4", overrides={
+        "model.layers.0.self_attn.v_proj": {"group_size": 64, "bits": 8},
+        "model.layers.1.mlp.down_proj": {"group_size": 32, "bits": 8, "mode": "mxfp8"},
+        "model.layers.1.mlp.up_proj": {"group_size": 16, "bits": 4, "mode": "nvfp4"}})
+    plain("kquant-super-blocks", llama(hidden_size=256, intermediate_size=256, head_dim=32, vocab_size=105), "f16",
+          writer="kquant", not_mlx=True, tokenizer=True, codecs={
+              "model.embed_tokens": "q5_k", "lm_head": "q6_k", "self_attn.q_proj": "q4_k", "self_attn.k_proj": "q3_k",
+              "self_attn.v_proj": "q6_k", "self_attn.o_proj": "q5_1", "mlp.gate_proj": "q2_k", "mlp.up_proj": "q4_k",
+              "mlp.down_proj": "q6_k"})
+    plain("kquant-small-blocks", qwen2(vocab_size=105), "bf16", writer="kquant", not_mlx=True, tokenizer=True, codecs={
+        "model.embed_tokens": "q8_0", "0.self_attn.q_proj": "q4_0", "0.self_attn.k_proj": "q4_1",
+        "0.self_attn.v_proj": "q5_0", "0.mlp.gate_proj": "q5_1", "0.mlp.up_proj": "mxfp4", "0.mlp.down_proj": "nvfp4",
+        "1.self_attn.q_proj": "q5_1", "1.self_attn.k_proj": "q5_0", "1.self_attn.o_proj": "q8_0", "1.mlp.down_proj": "q4_1"})
     return out
 
 
@@ -185,6 +202,53 @@ def write_hf(folder, config, weights, dtype):
               folder / "model.safetensors", metadata={"format": "pt"})
 
 
+# codec -> weights, bytes of a block, where its f16 scales lie, dmin/d that centres the weights, a bias field instead of dmin
+BLOCKS = {"q4_0": (32, 18, 0, None, 0), "q4_1": (32, 20, 0, 2, -7.5), "q5_0": (32, 22, 0, None, 0), "q5_1": (32, 24, 0, 2, -15.5),
+          "q8_0": (32, 34, 0, None, 0), "q2_k": (256, 84, 80, 82, 1.5), "q3_k": (256, 110, 108, None, 0),
+          "q4_k": (256, 144, 0, 2, 7.5), "q5_k": (256, 176, 0, 2, 15.5), "q6_k": (256, 210, 208, None, 0)}
+
+
+def random_blocks(rng, codec, n, k, std):
+    """Arbitrary bytes with scales that give weights of about the wanted size: every code and sub-scale occurs."""
+    if codec == "mxfp4":
+        out = rng.integers(0, 256, (n, k // 32, 17), dtype=np.uint8)
+        out[:, :, 0] = 127 + round(np.log2(std / 3)) + rng.integers(-1, 2, (n, k // 32))
+        return out.reshape(n, -1)
+    if codec == "nvfp4":
+        out = rng.integers(0, 256, (n, k // 64, 36), dtype=np.uint8)
+        e = 7 + round(np.log2(std / 3))
+        out[:, :, :4] = rng.integers(8 * e, 8 * (e + 1), (n, k // 64, 4))
+        return out.reshape(n, -1)
+    weights, size, d_at, m_at, ratio = BLOCKS[codec]
+    out = rng.integers(0, 256, (n, k // weights, size), dtype=np.uint8)
+    spread = {"q4_0": 4.6, "q4_1": 4.6, "q5_0": 9.2, "q5_1": 9.2, "q8_0": 74, "q2_k": 15, "q3_k": 43, "q4_k": 260, "q5_k": 540,
+              "q6_k": 1370}[codec]
+    d = (std / spread * rng.choice([-1, 1], (n, k // weights)) * rng.uniform(0.6, 1.4, (n, k // weights))).astype(np.float16)
+    out[:, :, d_at:d_at + 2] = d[:, :, None].view(np.uint8)
+    if m_at is not None:
+        out[:, :, m_at:m_at + 2] = (d * np.float16(ratio))[:, :, None].view(np.uint8)
+    return out.reshape(n, -1)
+
+
+def write_kquant(folder, config, weights, case):
+    """As mlx-kquant 0.1.0 writes it: rows of blocks as U8, a one-byte .scales beside each, the map in config.json."""
+    rng = np.random.default_rng(zlib.crc32(str(folder.name).encode()))
+    tensors, per_tensor = {}, {}
+    for name, w in weights.items():
+        path = name.rsplit(".", 1)[0]
+        codec = next((c for end, c in case["codecs"].items() if path.endswith(end)), None) if name.endswith(".weight") else None
+        if codec is None:
+            tensors[name] = mx.array(w).astype(MLX[case["dtype"]])
+            continue
+        per_tensor[path] = codec
+        tensors[name] = mx.array(random_blocks(rng, codec, *w.shape, float(w.std())))
+        tensors[path + ".scales"] = mx.zeros(1, dtype=mx.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "mlx"})
+    block = {"mode": "kquant", "per_tensor": per_tensor}
+    write_config(folder, {**config, "quantization": block, "quantization_config": block})
+
+
 def quant_predicate(case):
     over = case.get("overrides", {})
 
@@ -225,7 +289,8 @@ def write_mlx(folder, config, weights, case):
         model.set_dtype(MLX[case["dtype"]])
         config = copy.deepcopy(config)
         if "bits" in case:
-            model, config = quantize_model(model, config, case["group"], case["bits"], quant_predicate=quant_predicate(case))
+            model, config = quantize_model(model, config, case["group"], case["bits"], mode=case.get("mode", "affine"),
+                                           quant_predicate=quant_predicate(case))
             if case.get("list_all"):
                 stored, block = dict(tree_flatten(model.parameters())), config["quantization"]
                 for path in sorted({name.rsplit(".", 1)[0] for name in stored}):
@@ -284,7 +349,7 @@ def transformers_model(folder, weights64):
     for name in weights64.where:
         path = name.rsplit(".", 1)[0]
         if name.endswith(".weight"):
-            w = weights64.floats(name) if path + ".scales" not in weights64 and "norm" in path else weights64.matrix(path)
+            w = weights64.floats(name) if weights64.mode(path) is None and "norm" in path else weights64.matrix(path)
             state[name] = torch.from_numpy(np.array(w, dtype=np.float32))
         elif name.endswith(".bias"):
             state[name] = torch.from_numpy(weights64.floats(name).copy())
@@ -312,6 +377,13 @@ def check_dequantize(folder):
         if not name.endswith(".scales"):
             continue
         path = name[: -len(".scales")]
+        mode = weights.mode(path)
+        if mode != "affine":
+            group, bits = forward.FP[mode]
+            theirs = mx.dequantize(stored[path + ".weight"], stored[name], group_size=group, bits=bits, mode=mode,
+                                   dtype=mx.float32)
+            assert np.array_equal(np.array(theirs), weights.matrix(path)), path
+            continue
         group, bits = weights.parameters(path)
         theirs = np.array(mx.dequantize(stored[path + ".weight"], stored[name].astype(mx.float32),
                                         stored[path + ".biases"].astype(mx.float32), group_size=group, bits=bits))
@@ -328,6 +400,8 @@ def make(folder, name, case):
     weights = random_weights(config, zlib.crc32(name.encode()))
     if case["writer"] == "hf":
         write_hf(folder, config, weights, case["dtype"])
+    elif case["writer"] == "kquant":
+        write_kquant(folder, config, weights, case)
     else:
         write_mlx(folder, config, weights, case)
     if case.get("tokenizer"):
@@ -369,7 +443,7 @@ def make(folder, name, case):
         "greedy_ids": greedy,
         "min_top2_margin": round(margin, 6),
         "logits_rms": round(float(np.sqrt(np.mean(logits.astype(np.float64) ** 2))), 4),
-        "arithmetic": "transformers, float32, eager attention; weights as stored, dequantized as s*q+b",
+        "arithmetic": "transformers, float32, eager attention; weights as stored, dequantized",
         "max_difference": {k: float(f"{v:.2e}") for k, v in agreement.items()},
         "versions": VERSIONS,
     }

@@ -24,7 +24,7 @@
 
 #define GOLDENS "tests/vectors/reference"
 
-enum { MAX_GREEDY = 64 };
+enum { MAX_GREEDY = 256 };
 
 static cake_error err;
 #define OK(call) assert_msg((call) == CAKE_OK)
@@ -246,6 +246,59 @@ static void test_int8_is_near(void **state) {
     assert_true(int8_decided * 2 > int8_rows);
 }
 
+/* Checkpoints of the collection, whose reference.json holds the last row and greedy ids of a
+ * double- precision forward pass. Greedy ids in the fast mode too. */
+static void test_collection(void **state) {
+    (void)state;
+    static const char *const names[] = {"babyllama105-pad256-kquant-q4_k_m"};
+    unsigned n_there = 0;
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+        golden g = {0};
+        char path[1024];
+        snprintf(g.dir, sizeof g.dir, "../shared/data/models/%s", names[k]);
+        if (!cake_dir_exists(g.dir)) {
+            print_message("skip: %s is missing\n", g.dir);
+            continue;
+        }
+        n_there++;
+        golden_model(&g);
+        json_object *o = NULL, *row = NULL;
+        snprintf(path, sizeof path, "%s/reference.json", g.dir);
+        OK(cake_json_read(path, 1 << 20, &o, &err));
+        g.ids = cake_calloc(4096, sizeof *g.ids);
+        g.n_ids = ints(o, "prompt_ids", g.ids, 4096);
+        g.n_greedy = ints(o, "greedy_ids", g.greedy, MAX_GREEDY);
+        OK(cake_json_array(o, "logits_after_prompt", true, g.vocab, &row, &err));
+        assert_int_equal(json_object_array_length(row), g.vocab);
+        for (int f32_mode = 0; f32_mode < 2; f32_mode++) {
+            engine e;
+            engine_open(&e, &g, f32_mode);
+            engine_run(&e, 0, g.ids, g.n_ids);
+            const float *z = e.logits + (size_t)(g.n_ids - 1) * g.vocab;
+            double worst = 0;
+            for (uint32_t i = 0; i < g.vocab; i++) {
+                double want = json_object_get_double(json_object_array_get_idx(row, i));
+                worst = fmax(worst, fabs((double)z[i] - want));
+            }
+            print_message("%s: %s, greatest difference %.2g\n", names[k], f32_mode ? "f32" : "int8",
+                          worst);
+            assert_true(worst < (f32_mode ? 1e-3 : 0.5));
+            for (uint32_t i = 0; i < g.n_greedy; i++) {
+                uint32_t token = best(z, g.vocab, NULL);
+                if (token != g.greedy[i])
+                    fail_msg("%s: greedy token %u is %u, reference %u", names[k], i, token,
+                             g.greedy[i]);
+                engine_run(&e, g.n_ids + i, &token, 1);
+                z = e.logits;
+            }
+            engine_close(&e);
+        }
+        json_object_put(o);
+        golden_close(&g);
+    }
+    if (!n_there) skip();
+}
+
 /* ---- perplexity of the story models ---- */
 
 /* Mean NLL of the windows: bos, then 254 of the window's 255 ids, whose successors are scored. */
@@ -339,6 +392,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32_equals_reference),
         cmocka_unit_test(test_int8_is_near),
+        cmocka_unit_test(test_collection),
         cmocka_unit_test(test_perplexity),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
