@@ -13,7 +13,7 @@ static size_t round64(size_t n) {
 size_t cake_act_bytes(uint32_t k, uint32_t n_tok) {
     size_t blocks = ((size_t)k + 31) / 32, units = ((size_t)k + 63) / 64;
     return units * n_tok * 64 + 2 * round64(blocks * n_tok * sizeof(float)) +
-           round64(units * n_tok * sizeof(float));
+           round64(units * n_tok * sizeof(float)) + round64(blocks * n_tok * 2 * sizeof(int32_t));
 }
 
 void cake_act_init(cake_act *a, void *scratch, const float *x, size_t ldx, uint32_t k,
@@ -25,7 +25,8 @@ void cake_act_init(cake_act *a, void *scratch, const float *x, size_t ldx, uint3
     a->q = (int8_t *)p, p += units * n_tok * 64;
     a->scale = (float *)(void *)p, p += round64(blocks * n_tok * sizeof(float));
     a->sum32 = (float *)(void *)p, p += round64(blocks * n_tok * sizeof(float));
-    a->sum64 = (float *)(void *)p;
+    a->sum64 = (float *)(void *)p, p += round64(units * n_tok * sizeof(float));
+    a->neg16 = (int32_t *)(void *)p;
 }
 
 size_t cake_matmul_scratch_bytes(void) {

@@ -25,6 +25,25 @@
  *              e = c[6] & 3, c[6] >> 2 & 3, c[6] >> 4, c[7] & 3, c[7] >> 2 & 3, c[7] >> 4
  *   Whole codes where they fit and the last ones in the bits left over: the fewest steps to
  *   expand, and packed size = stored size when n % 16 == 0.
+ *   q4_1 and q5_1 are affine once packed: 4 and 5 bits, group 32, f16, s = d, b = m.
+ *   Other block and fp formats are packed in units of U blocks (the last one may have fewer): a
+ *   head, then the blocks of codes as above. Of each row the head has
+ *                        bits  U  head  (in [blocks][16 rows] where nothing else is said)
+ *     q4_0 q5_0          4 5   2    64  d (f16)
+ *     q8_0               8     2    64  d (f16); code = q ^ 0x80
+ *     mxfp4, mxfp8       4 8   4    64  scale byte (E8M0)
+ *     nvfp4              4     2    64  scale bytes (E4M3), [2 * blocks][16 rows]
+ *     q2_k               2     8   320  u32[4][16]: scale and min of every 16 columns, a byte each
+ *                                       as stored; then u32[16]: d | dmin << 16
+ *     q3_k               3     8   256  u32[4][16]: scales of six bits, and d
+ *     q4_k q5_k          4 5   8   256  u32[2][16]: scales of six bits, u32[2][16]: mins, and d,
+ *                                       dmin
+ *     q6_k               6     8   320  u32[4][16]: scales (s8); then d (f16)[16], 32 bytes unused
+ *   Byte t of word i is the value of block 4i + t, where every block has one (q4_k, q5_k); else
+ *   bytes 0 and 2 are those of the halves of block 2i, bytes 1 and 3 of block 2i + 1. Six-bit
+ *   values leave the two top bits of each byte to d | dmin << 16: bits 7 - 2i and
+ *   6 - 2i of each of its bytes lie in word i. GGUF's nvfp4 scales and minus zeros become what they
+ *   mean there. Packed size <= 1.04 * stored size, but for rows of a few hundred columns.
  *
  * Arithmetic of one output y = sum over k of w*x (all f32; fma = fused, one rounding):
  *   Activations are quantized per block h of 32 columns: a = max|x|; scale[h] = a / 127;
@@ -35,8 +54,21 @@
  *     d[h] = exact integer sum of code * q over the block
  *     f = scale[h0] * (float)d[h0], and in a unit of two: f = fma(scale[h1], (float)d[h1], f)
  *     acc = fma(s, f, acc);  acc = fma(b, sum32 or sum64 of the unit, acc)
- *   dense, and affine in f32 mode (w = s*q + b, product rounded, then sum rounded):
- *     activations stay f32; part[k % 4] = fma(w[k], x[k], part[k % 4]) for ascending k;
+ *   block and fp, per block h, ascending; D0, D1 = exact integer sums of c * q over the first and
+ *   the last 16 columns; c = code less 8 (q4_0), 16 (q5_0), 128 (q8_0), 4 (q3_k), 32 (q6_k), twice
+ *   the E2M1 value (mxfp4, nvfp4), else the code; S0, S1 = sums of q:
+ *     q4_0 q5_0 q8_0    acc = fma(d, scale[h] * (float)(D0 + D1), acc)
+ *     mxfp4             the same with d = half the scale
+ *     nvfp4             s0, s1 = half the scales; f = s0 * (float)D0; f = fma(s1, (float)D1, f);
+ *                       acc = fma(scale[h], f, acc)
+ *     the K formats     f = fma(scale[h], (float)(sc0*D0 + sc1*D1), f), from 0 in each unit;
+ *       q2_k            g = fma(scale[h], (float)-(mn0*S0 + mn1*S1), g)
+ *       q4_k q5_k       g = fma(sum32[h], (float)-mn, g)
+ *       after block 7   acc = fma(d, f, acc); where there are mins acc = fma(dmin, g, acc)
+ *     Every integer is below 2^24, hence exact as f32 too.
+ *   dense, mxfp8 (whose E4M3 elements fit no int8), and affine, block and fp in f32 mode:
+ *     activations stay f32; w is what codec.h decodes (affine: s*q + b, product rounded, then sum
+ *     rounded); part[k % 4] = fma(w[k], x[k], part[k % 4]) for ascending k;
  *     y = (part[0] + part[1]) + (part[2] + part[3])
  *
  * Threads: everything here is re-entrant; callers split work by tiles or tokens. Nothing allocates,
@@ -111,10 +143,11 @@ typedef struct {
     const float *x;
     size_t ldx;
     uint32_t k, n_tok;
-    int8_t *q;    /* [ceil(k/64)][n_tok][64] */
-    float *scale; /* [ceil(k/32)][n_tok] */
-    float *sum32; /* [ceil(k/32)][n_tok] */
-    float *sum64; /* [ceil(k/64)][n_tok] */
+    int8_t *q;      /* [ceil(k/64)][n_tok][64] */
+    float *scale;   /* [ceil(k/32)][n_tok] */
+    float *sum32;   /* [ceil(k/32)][n_tok] */
+    float *sum64;   /* [ceil(k/64)][n_tok] */
+    int32_t *neg16; /* [ceil(k/32)][n_tok][2]: minus the sums of q over 16 columns */
 } cake_act;
 
 /* Scratch bytes (a multiple of 64; grows with both arguments) for the quantized parts. */
@@ -126,7 +159,7 @@ void cake_act_init(cake_act *a, void *scratch, const float *x, size_t ldx, uint3
                    uint32_t n_tok);
 
 /* Quantize tokens [tok_begin, tok_end). All tokens must be done before an int8 matmul uses them;
- * not needed for dense weights or f32 mode. */
+ * not needed for dense weights, mxfp8 or f32 mode. */
 void cake_act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end);
 
 /* Per-thread scratch of cake_matmul(): a constant, 64-byte aligned by the caller. */

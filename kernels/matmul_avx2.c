@@ -4,7 +4,7 @@
  * provably fit, then vpmaddwd widens. With |q| <= 127 one step is at most 2 * (2^bits - 1) * 127:
  * eight steps fit up to 4 bits, four at 5, two at 6; 8-bit codes are split into two nibbles and
  * both halves are summed as 4-bit codes. The integers are the same as with VNNI. */
-#include "kernels/matmul_impl.h"
+#include "kernels/matmul_block.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
@@ -314,6 +314,10 @@ INLINE void expand_blocks(const cake_wspec *s, int bits, const uint8_t *tile, ui
 
 static void expand(const cake_wspec *s, const uint8_t *tile, uint32_t h0, uint32_t blocks,
                    float *out) {
+    if (s->kind != CAKE_W_AFFINE) {
+        cake_block_expand(s, tile, h0, blocks, out);
+        return;
+    }
     switch (s->bits) {
     case 2: expand_blocks(s, 2, tile, h0, blocks, out); break;
     case 3: expand_blocks(s, 3, tile, h0, blocks, out); break;
@@ -335,8 +339,8 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
         const size_t fb = cake_ftype_bytes(s->ftype);
         for (uint32_t k = 0; k < s->k; k += CAKE_MM_K_CHUNK) {
             uint32_t len = s->k - k < CAKE_MM_K_CHUNK ? s->k - k : CAKE_MM_K_CHUNK;
-            if (s->kind == CAKE_W_AFFINE)
-                expand(s, p, k / 32, len / 32, panel);
+            if (s->kind != CAKE_W_DENSE)
+                expand(s, p, k / 32, (len + 31) / 32, panel);
             else
                 for (uint32_t i = 0; i < 2 * len; i++)
                     _mm256_store_ps(panel + i * 8,
@@ -379,10 +383,10 @@ static tile_fn *const tile_fns[9][2] = {
 
 static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y, size_t ldy,
                    uint32_t tile_begin, uint32_t tile_end, void *scratch) {
-    const cake_wspec *s = &w->spec;
+    const cake_wspec view = cake_as_affine(&w->spec), *s = &view;
     const size_t tile_bytes = cake_packed_tile_bytes(s);
-    const bool f32 = f32_mode || s->kind == CAKE_W_DENSE;
-    tile_fn *fn = f32 ? NULL : tile_fns[s->bits][s->group != 32];
+    const bool f32 = f32_mode || cake_always_f32(s), block = s->kind != CAKE_W_AFFINE;
+    tile_fn *fn = f32 || block ? NULL : tile_fns[s->bits][s->group != 32];
     float *acc = scratch, *panel = acc + CAKE_MM_ACC_FLOATS;
     for (uint32_t tok0 = 0; tok0 < a->n_tok; tok0 += CAKE_MM_TOKENS) {
         uint32_t n = a->n_tok - tok0 < CAKE_MM_TOKENS ? a->n_tok - tok0 : CAKE_MM_TOKENS;
@@ -390,6 +394,8 @@ static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y
             const uint8_t *p = (const uint8_t *)w->packed + t * tile_bytes;
             if (f32)
                 tile_f32(s, p, a, tok0, n, acc, panel);
+            else if (block)
+                cake_block_tile_scalar(s, p, a, tok0, n, acc, panel);
             else
                 fn(s, p, a, tok0, n, acc);
             uint32_t rows = s->n - t * 16 < 16 ? s->n - t * 16 : 16;
@@ -420,7 +426,7 @@ static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
             m4 = _mm_max_epu32(m4, _mm_shuffle_epi32(m4, 0xb1));
             uint32_t top = (uint32_t)_mm_cvtsi128_si32(m4);
             float scale = 0.0f;
-            int32_t sum = 0;
+            int32_t sum0 = 0, sum1 = 0;
             __m256i q32 = _mm256_setzero_si256();
             if (top >= 0x7f800000) {
                 scale = cake_bits_f32(0x7fc00000);
@@ -431,13 +437,13 @@ static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
                 scale = max / 127.0f;
                 for (int i = 0; i < 4; i++)
                     v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i * 8), inv));
+                /* sums of columns 0-15 and 16-31 in lanes 0 and 1 */
                 __m256i t =
-                    _mm256_add_epi32(_mm256_add_epi32(v[0], v[1]), _mm256_add_epi32(v[2], v[3]));
+                    _mm256_hadd_epi32(_mm256_add_epi32(v[0], v[1]), _mm256_add_epi32(v[2], v[3]));
                 __m128i t4 =
                     _mm_add_epi32(_mm256_castsi256_si128(t), _mm256_extracti128_si256(t, 1));
-                t4 = _mm_add_epi32(t4, _mm_shuffle_epi32(t4, 0x4e));
-                t4 = _mm_add_epi32(t4, _mm_shuffle_epi32(t4, 0xb1));
-                sum = _mm_cvtsi128_si32(t4);
+                t4 = _mm_hadd_epi32(t4, t4);
+                sum0 = _mm_cvtsi128_si32(t4), sum1 = _mm_extract_epi32(t4, 1);
                 /* The packs work per 128-bit half: put the dwords back in order. */
                 q32 = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]),
                                          _mm256_packs_epi32(v[2], v[3]));
@@ -445,10 +451,12 @@ static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
             }
             int8_t *q = a->q + ((size_t)(h / 2) * nt + tok) * 64 + h % 2 * 32;
             _mm256_storeu_si256((__m256i *)(void *)q, q32);
-            float s32 = scale * (float)sum, *s64 = &a->sum64[(size_t)(h / 2) * nt + tok];
+            float s32 = scale * (float)(sum0 + sum1), *s64 = &a->sum64[(size_t)(h / 2) * nt + tok];
             a->scale[(size_t)h * nt + tok] = scale;
             a->sum32[(size_t)h * nt + tok] = s32;
             *s64 = h % 2 ? *s64 + s32 : s32;
+            int32_t *neg16 = a->neg16 + ((size_t)h * nt + tok) * 2;
+            neg16[0] = -sum0, neg16[1] = -sum1;
         }
     }
 }

@@ -5,7 +5,7 @@
  * other's latency; the activations arrive as broadcast memory operands and the f32 accumulators
  * live in scratch (L1). One token: the same sums with the accumulator in a register and the weights
  * read strictly in order. */
-#include "kernels/matmul_impl.h"
+#include "kernels/matmul_block.h"
 
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -256,6 +256,10 @@ INLINE void expand_blocks(const cake_wspec *s, int bits, const uint8_t *tile, ui
 
 static void expand(const cake_wspec *s, const uint8_t *tile, uint32_t h0, uint32_t blocks,
                    float *out) {
+    if (s->kind != CAKE_W_AFFINE) {
+        cake_block_expand(s, tile, h0, blocks, out);
+        return;
+    }
     switch (s->bits) {
     case 2: expand_blocks(s, 2, tile, h0, blocks, out); break;
     case 3: expand_blocks(s, 3, tile, h0, blocks, out); break;
@@ -275,8 +279,8 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
     for (uint32_t k = 0; k < s->k; k += CAKE_MM_K_CHUNK) {
         const uint32_t len = s->k - k < CAKE_MM_K_CHUNK ? s->k - k : CAKE_MM_K_CHUNK;
         const uint8_t *w = p + (size_t)k * 16 * fb;
-        if (s->kind == CAKE_W_AFFINE) {
-            expand(s, p, k / 32, len / 32, panel);
+        if (s->kind != CAKE_W_DENSE) {
+            expand(s, p, k / 32, (len + 31) / 32, panel);
         } else if (n <= 8 || s->ftype == CAKE_F32) { /* converting again is cheaper than a panel */
             f32_dense(w, s->ftype, len, x + k, a->ldx, n, n > 1, acc);
             continue;
@@ -320,10 +324,10 @@ static tile_fn *const tile_fns[9][2] = {
 
 static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y, size_t ldy,
                    uint32_t tile_begin, uint32_t tile_end, void *scratch) {
-    const cake_wspec *s = &w->spec;
+    const cake_wspec view = cake_as_affine(&w->spec), *s = &view;
     const size_t tile_bytes = cake_packed_tile_bytes(s);
-    const bool f32 = f32_mode || s->kind == CAKE_W_DENSE;
-    tile_fn *fn = f32 ? NULL : tile_fns[s->bits][s->group != 32];
+    const bool f32 = f32_mode || cake_always_f32(s), block = s->kind != CAKE_W_AFFINE;
+    tile_fn *fn = f32 || block ? NULL : tile_fns[s->bits][s->group != 32];
     float *acc = scratch, *panel = acc + CAKE_MM_ACC_FLOATS;
     for (uint32_t tok0 = 0; tok0 < a->n_tok; tok0 += CAKE_MM_TOKENS) {
         uint32_t n = a->n_tok - tok0 < CAKE_MM_TOKENS ? a->n_tok - tok0 : CAKE_MM_TOKENS;
@@ -334,6 +338,8 @@ static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y
             for (uint32_t i = 0; i < n; i++) _mm_prefetch(out + i * ldy, _MM_HINT_T0);
             if (f32)
                 tile_f32(s, p, a, tok0, n, acc, panel);
+            else if (block)
+                cake_block_tile_scalar(s, p, a, tok0, n, acc, panel);
             else
                 fn(s, p, a, tok0, n, acc);
             uint32_t rows = s->n - t * 16 < 16 ? s->n - t * 16 : 16;
@@ -358,7 +364,7 @@ static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
                 _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(x0), abs),
                                  _mm512_and_si512(_mm512_castps_si512(x1), abs)));
             float scale = 0.0f;
-            int32_t sum = 0;
+            int32_t sum0 = 0, sum1 = 0;
             __m512i q0 = _mm512_setzero_si512(), q1 = q0;
             if (top >= 0x7f800000) {
                 scale = cake_bits_f32(0x7fc00000);
@@ -368,15 +374,17 @@ static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
                 scale = max / 127.0f;
                 q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inv));
                 q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inv));
-                sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+                sum0 = _mm512_reduce_add_epi32(q0), sum1 = _mm512_reduce_add_epi32(q1);
             }
             int8_t *q = a->q + ((size_t)(h / 2) * nt + tok) * 64 + h % 2 * 32;
             _mm_storeu_si128((__m128i *)(void *)q, _mm512_cvtepi32_epi8(q0));
             _mm_storeu_si128((__m128i *)(void *)(q + 16), _mm512_cvtepi32_epi8(q1));
-            float s32 = scale * (float)sum, *s64 = &a->sum64[(size_t)(h / 2) * nt + tok];
+            float s32 = scale * (float)(sum0 + sum1), *s64 = &a->sum64[(size_t)(h / 2) * nt + tok];
             a->scale[(size_t)h * nt + tok] = scale;
             a->sum32[(size_t)h * nt + tok] = s32;
             *s64 = h % 2 ? *s64 + s32 : s32;
+            int32_t *neg16 = a->neg16 + ((size_t)h * nt + tok) * 2;
+            neg16[0] = -sum0, neg16[1] = -sum1;
         }
     }
 }

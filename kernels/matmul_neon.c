@@ -3,7 +3,7 @@
  * The codes of a quad and unit (up to 64 columns) stay in 16 registers while the tokens stream
  * past. sdot takes signed bytes: codes up to 7 bits are, 8-bit codes get 128 subtracted and 128 *
  * (sum of q) added back, both exact. */
-#include "kernels/matmul_impl.h"
+#include "kernels/matmul_block.h"
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -186,6 +186,10 @@ INLINE void expand_blocks(const cake_wspec *s, int bits, const uint8_t *tile, ui
 
 static void expand(const cake_wspec *s, const uint8_t *tile, uint32_t h0, uint32_t blocks,
                    float *out) {
+    if (s->kind != CAKE_W_AFFINE) {
+        cake_block_expand(s, tile, h0, blocks, out);
+        return;
+    }
     switch (s->bits) {
     case 2: expand_blocks(s, 2, tile, h0, blocks, out); break;
     case 3: expand_blocks(s, 3, tile, h0, blocks, out); break;
@@ -210,7 +214,7 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
     } else {
         for (uint32_t k = 0; k < s->k; k += CAKE_MM_K_CHUNK) {
             uint32_t len = s->k - k < CAKE_MM_K_CHUNK ? s->k - k : CAKE_MM_K_CHUNK;
-            expand(s, p, k / 32, len / 32, panel);
+            expand(s, p, k / 32, (len + 31) / 32, panel);
             f32_dense((const uint8_t *)panel, CAKE_F32, len, x + k, a->ldx, n, acc);
         }
     }
@@ -234,7 +238,8 @@ TILE_FNS(2)
 TILE_FNS(3)
 TILE_FNS(4)
 TILE_FNS(5)
-TILE_FNS(6) TILE_FNS(8)
+TILE_FNS(6)
+TILE_FNS(8)
 
     typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
                          float *);
@@ -245,10 +250,10 @@ static tile_fn *const tile_fns[9][2] = {
 
 static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y, size_t ldy,
                    uint32_t tile_begin, uint32_t tile_end, void *scratch) {
-    const cake_wspec *s = &w->spec;
+    const cake_wspec view = cake_as_affine(&w->spec), *s = &view;
     const size_t tile_bytes = cake_packed_tile_bytes(s);
-    const bool f32 = f32_mode || s->kind == CAKE_W_DENSE;
-    tile_fn *fn = f32 ? NULL : tile_fns[s->bits][s->group != 32];
+    const bool f32 = f32_mode || cake_always_f32(s), block = s->kind != CAKE_W_AFFINE;
+    tile_fn *fn = f32 || block ? NULL : tile_fns[s->bits][s->group != 32];
     float *acc = scratch, *panel = acc + CAKE_MM_ACC_FLOATS;
     for (uint32_t tok0 = 0; tok0 < a->n_tok; tok0 += CAKE_MM_TOKENS) {
         uint32_t n = a->n_tok - tok0 < CAKE_MM_TOKENS ? a->n_tok - tok0 : CAKE_MM_TOKENS;
@@ -256,6 +261,8 @@ static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y
             const uint8_t *p = (const uint8_t *)w->packed + t * tile_bytes;
             if (f32)
                 tile_f32(s, p, a, tok0, n, acc, panel);
+            else if (block)
+                cake_block_tile_scalar(s, p, a, tok0, n, acc, panel);
             else
                 fn(s, p, a, tok0, n, acc);
             uint32_t rows = s->n - t * 16 < 16 ? s->n - t * 16 : 16;
@@ -282,28 +289,31 @@ static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
                 m = vmaxq_u32(m, vandq_u32(vreinterpretq_u32_f32(vld1q_f32(x + i * 4)), abs));
             uint32_t top = vmaxvq_u32(m);
             float scale = 0.0f;
-            int32_t sum = 0;
+            int32_t sum[2] = {0};
             int32x4_t v[8];
             for (int i = 0; i < 8; i++) v[i] = vdupq_n_s32(0);
             if (top >= 0x7f800000) {
                 scale = cake_bits_f32(0x7fc00000);
             } else if (top >= CAKE_ACT_TINY_BITS) {
                 float max = cake_bits_f32(top), inv = 127.0f / max;
-                int32x4_t t = vdupq_n_s32(0);
+                int32x4_t t[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
                 scale = max / 127.0f;
                 for (int i = 0; i < 8; i++) {
                     v[i] = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i * 4), inv));
-                    t = vaddq_s32(t, v[i]);
+                    t[i / 4] = vaddq_s32(t[i / 4], v[i]);
                 }
-                sum = vaddvq_s32(t);
+                sum[0] = vaddvq_s32(t[0]), sum[1] = vaddvq_s32(t[1]);
             }
             int8_t *q = a->q + ((size_t)(h / 2) * nt + tok) * 64 + h % 2 * 32;
             for (int i = 0; i < 8; i += 2)
                 vst1_s8(q + i * 4, vmovn_s16(vcombine_s16(vmovn_s32(v[i]), vmovn_s32(v[i + 1]))));
-            float s32 = scale * (float)sum, *s64 = &a->sum64[(size_t)(h / 2) * nt + tok];
+            float s32 = scale * (float)(sum[0] + sum[1]),
+                  *s64 = &a->sum64[(size_t)(h / 2) * nt + tok];
             a->scale[(size_t)h * nt + tok] = scale;
             a->sum32[(size_t)h * nt + tok] = s32;
             *s64 = h % 2 ? *s64 + s32 : s32;
+            int32_t *neg16 = a->neg16 + ((size_t)h * nt + tok) * 2;
+            neg16[0] = -sum[0], neg16[1] = -sum[1];
         }
     }
 }

@@ -2,7 +2,7 @@
  * for word, and every other ISA must give these bits. */
 #include <math.h>
 
-#include "kernels/matmul_impl.h"
+#include "kernels/matmul_block.h"
 
 static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
     uint32_t blocks = (a->k + 31) / 32;
@@ -20,7 +20,8 @@ static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
                 top = u > top ? u : top;
             }
             float scale = 0.0f;
-            int32_t sum = 0;
+            int32_t sum = 0, *neg16 = a->neg16 + ((size_t)h * a->n_tok + tok) * 2;
+            neg16[0] = neg16[1] = 0;
             memset(q, 0, 32);
             if (top >= 0x7f800000) {
                 scale = cake_bits_f32(0x7fc00000);
@@ -32,7 +33,7 @@ static void act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end) {
                      */
                     float v = x[h * 32 + i] * inv + 12582912.0f;
                     q[i] = (int8_t)(v - 12582912.0f);
-                    sum += q[i];
+                    sum += q[i], neg16[i / 16] -= q[i];
                 }
             }
             a->scale[(size_t)h * a->n_tok + tok] = scale;
@@ -90,6 +91,10 @@ static uint32_t tile_weights(const cake_wspec *s, const uint8_t *p, uint32_t r, 
             w[i] = cake_load_ftype(p, (size_t)(k + i) * 16 + r, s->ftype);
         return len;
     }
+    if (s->kind != CAKE_W_AFFINE) {
+        cake_block_weights(s, p, k / 32, r, w);
+        return s->k - k < 32 ? s->k - k : 32;
+    }
     p += k / s->group * cake_group_bytes(s);
     const uint8_t *tail = p + (size_t)s->group / 32 * s->bits * 64;
     float sc = cake_load_ftype(tail, r, s->ftype), bi = cake_load_ftype(tail, 16 + r, s->ftype);
@@ -113,15 +118,17 @@ static void f32_tile(const cake_wspec *s, const uint8_t *p, const float *x, floa
 static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y, size_t ldy,
                    uint32_t tile_begin, uint32_t tile_end, void *scratch) {
     (void)scratch;
-    const cake_wspec *s = &w->spec;
+    const cake_wspec view = cake_as_affine(&w->spec), *s = &view;
     size_t tile_bytes = cake_packed_tile_bytes(s);
     for (uint32_t t = tile_begin; t < tile_end; t++) {
         const uint8_t *p = (const uint8_t *)w->packed + t * tile_bytes;
         uint32_t rows = s->n - t * 16 < 16 ? s->n - t * 16 : 16;
         for (uint32_t tok = 0; tok < a->n_tok; tok++) {
             float acc[16];
-            if (f32_mode || s->kind == CAKE_W_DENSE)
+            if (f32_mode || cake_always_f32(s))
                 f32_tile(s, p, a->x + (size_t)tok * a->ldx, acc);
+            else if (s->kind != CAKE_W_AFFINE)
+                cake_block_tile_scalar(s, p, a, tok, 1, acc, NULL);
             else
                 affine_tile(s, p, a, tok, acc);
             memcpy(y + tok * ldy + (size_t)t * 16, acc, rows * sizeof(float));

@@ -1,17 +1,19 @@
 /* Packed weights: sizes, import from the stored form, decoding of one row. Layout in matmul.h. */
-#include "kernels/matmul_impl.h"
+#include "kernels/matmul_block.h"
 
 bool cake_wspec_valid(const cake_wspec *s) {
     if (s->n == 0 || s->n > CAKE_W_MAX_N || s->k == 0 || s->k > CAKE_W_MAX_K) return false;
     if ((unsigned)s->ftype >= CAKE_FTYPE_COUNT) return false;
+    const cake_codec_info *codec = cake_codec_get(s->codec);
+    const cake_fp_info *fp = cake_fp_get(s->fp);
     switch (s->kind) {
     case CAKE_W_DENSE: return true;
     case CAKE_W_AFFINE:
         if (s->group != 32 && s->group != 64 && s->group != 128) return false;
         if (s->bits < 2 || s->bits > 8 || s->bits == 7) return false;
         return s->k % s->group == 0;
-    case CAKE_W_BLOCK:
-    case CAKE_W_FP: break;
+    case CAKE_W_BLOCK: return codec && s->k % codec->weights == 0;
+    case CAKE_W_FP: return fp && s->k % fp->group == 0;
     }
     return false;
 }
@@ -37,7 +39,9 @@ uint32_t cake_tiles(const cake_wspec *s) {
     return (s->n + CAKE_TILE_ROWS - 1) / CAKE_TILE_ROWS;
 }
 
-size_t cake_packed_tile_bytes(const cake_wspec *s) {
+size_t cake_packed_tile_bytes(const cake_wspec *spec) {
+    const cake_wspec view = cake_as_affine(spec), *s = &view;
+    if (s->kind == CAKE_W_BLOCK || s->kind == CAKE_W_FP) return cake_packing_tile_bytes(s);
     if (s->kind == CAKE_W_DENSE) {
         size_t bytes = (size_t)s->k * CAKE_TILE_ROWS * cake_ftype_bytes(s->ftype);
         return (bytes + 63) & ~(size_t)63;
@@ -69,38 +73,6 @@ INLINE void unpack_codes(const uint8_t *p, uint32_t bits, uint32_t c[8]) {
     }
 }
 
-/* Place 32 codes of one row into its lane of the block's vectors. */
-INLINE void place_codes(uint8_t *lane, uint32_t bits, const uint32_t c[8]) {
-    uint32_t out[8];
-#define F(j, shift, mask) (c[j] >> (shift) & (mask)*0x01010101u)
-    for (uint32_t j = 0; j < 8; j++) out[j] = c[j];
-    switch (bits) {
-    case 2:
-        for (uint32_t i = 0; i < 2; i++)
-            out[i] = c[i] | c[i + 2] << 2 | c[i + 4] << 4 | c[i + 6] << 6;
-        break;
-    case 3:
-        out[0] = c[0] | c[3] << 3 | F(6, 0, 3) << 6;
-        out[1] = c[1] | c[4] << 3 | F(7, 0, 3) << 6;
-        out[2] = c[2] | c[5] << 3 | F(6, 2, 1) << 6 | F(7, 2, 1) << 7;
-        break;
-    case 4:
-        for (uint32_t i = 0; i < 4; i++) out[i] = c[i] | c[i + 4] << 4;
-        break;
-    case 5:
-        for (uint32_t i = 0; i < 3; i++) out[i] |= F(i + 5, 0, 7) << 5;
-        out[3] |= F(5, 3, 3) << 5 | F(7, 3, 1) << 7;
-        out[4] |= F(6, 3, 3) << 5 | F(7, 4, 1) << 7;
-        break;
-    case 6:
-        for (uint32_t i = 0; i < 6; i++) out[i] |= F(6 + i / 3, i % 3 * 2, 3) << 6;
-        break;
-    default: break;
-    }
-#undef F
-    for (uint32_t i = 0; i < bits; i++) memcpy(lane + i * 64, &out[i], 4);
-}
-
 /* Group by group, so that the vectors being filled stay in the nearest cache. */
 INLINE void pack_affine(const cake_wspec *s, uint32_t bits, const cake_wstored *src, uint8_t *out,
                         uint32_t row0, uint32_t rows) {
@@ -115,7 +87,7 @@ INLINE void pack_affine(const cake_wspec *s, uint32_t bits, const cake_wstored *
             for (uint32_t r = 0; r < rows; r++) {
                 uint32_t c[8];
                 unpack_codes(w + r * row_bytes, bits, c);
-                place_codes(out + r * 4, bits, c);
+                cake_place_codes(out + r * 4, bits, c);
             }
         for (uint32_t r = 0; r < rows; r++) {
             memcpy(out + r * fb, sc + r * scale_row, fb);
@@ -169,21 +141,34 @@ void cake_pack_tiles(const cake_wspec *s, const cake_wstored *src, void *packed,
             memset(out, 0, tile_bytes);
         else /* a dense tile may end in padding */
             memset(out + tile_bytes - 64, 0, 64);
-        if (s->kind == CAKE_W_DENSE)
-            pack_dense_tile(s, src, out, row0, rows);
-        else
-            pack_affine_tile(s, src, out, row0, rows);
+        switch (s->kind) {
+        case CAKE_W_AFFINE: pack_affine_tile(s, src, out, row0, rows); break;
+        case CAKE_W_DENSE: pack_dense_tile(s, src, out, row0, rows); break;
+        default:
+            if (cake_as_affine(s).kind == CAKE_W_AFFINE)
+                cake_pack_min_block_tile(s, src, out, row0, rows);
+            else
+                cake_pack_block_tile(s, src, out, row0, rows);
+        }
     }
 }
 
 void cake_mat_row(const cake_mat *w, uint32_t row, float *out) {
-    const cake_wspec *s = &w->spec;
+    const cake_wspec view = cake_as_affine(&w->spec), *s = &view;
     const uint8_t *p =
         (const uint8_t *)w->packed + row / CAKE_TILE_ROWS * cake_packed_tile_bytes(s);
     uint32_t r = row % CAKE_TILE_ROWS;
     if (s->kind == CAKE_W_DENSE) {
         for (uint32_t k = 0; k < s->k; k++)
             out[k] = cake_load_ftype(p, (size_t)k * CAKE_TILE_ROWS + r, s->ftype);
+        return;
+    }
+    if (s->kind != CAKE_W_AFFINE) {
+        for (uint32_t k = 0; k < s->k; k += 32) {
+            float v[32];
+            cake_block_weights(s, p, k / 32, r, v);
+            memcpy(out + k, v, (s->k - k < 32 ? s->k - k : 32) * sizeof(float));
+        }
         return;
     }
     size_t code_bytes = (size_t)s->group / 32 * s->bits * 64;

@@ -19,6 +19,7 @@ static cake_status run_verb(cake_master_options *o, const cake_cli *cli, cake_er
     case CAKE_VERB_CLUSTER_SHOW: return cake_command_cluster_show(o, err);
     case CAKE_VERB_CLUSTER_JOIN: return cake_command_cluster_join(o, err);
     case CAKE_VERB_BENCH: return cake_command_bench(o, err);
+    case CAKE_VERB_CALIBRATE: return cake_command_calibrate(o, err);
     case CAKE_VERB_PERPLEXITY: return cake_command_perplexity(o, err);
     case CAKE_VERB_DOCTOR: return cake_command_doctor(o, err);
     case CAKE_VERB_VERSION: return cake_command_version(o, err);

@@ -24,14 +24,15 @@ enum {
     SERVE = V(SERVE),
     TALKS = V(RUN) | V(CHAT),
     SAMPLES = V(RUN) | V(CHAT) | V(SERVE),
-    MODEL =
-        V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR) | V(PERPLEXITY),
-    PLANS = V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(PERPLEXITY),
+    MODEL = V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR) |
+            V(PERPLEXITY) | V(CALIBRATE),
+    PLANS = V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(PERPLEXITY) |
+            V(CALIBRATE),
     NET = PLANS | V(WORKERS) | V(DOCTOR),
     KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN),
     LISTS = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(CLUSTER_SHOW) | V(BENCH) | V(DOCTOR) |
             V(VERSION) | V(PERPLEXITY),
-    TEXT = V(PERPLEXITY),
+    TEXT = V(PERPLEXITY) | V(CALIBRATE),
     ROOM = PLANS | V(BENCH) | V(DOCTOR)
 };
 #undef V
@@ -112,13 +113,16 @@ static const cake_opt opts[] = {
     {"cache", 0, CAKE_OPT_STRING, AT(cache), "DIR", NULL, 0, 0, NULL,
      PLANS | 1u << CAKE_VERB_DOCTOR, CAKE_OPT_DIR, "Cluster",
      "folder for packed weights; ~/.cache/cake by default"},
-    {"out", 'o', CAKE_OPT_STRING, AT(out), "DIR", NULL, 0, 0, NULL, 1u << CAKE_VERB_BUNDLE,
-     CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Cluster", "folder to write the bundles to"},
+    {"out", 'o', CAKE_OPT_STRING, AT(out), "PATH", NULL, 0, 0, NULL,
+     1u << CAKE_VERB_BUNDLE | 1u << CAKE_VERB_CALIBRATE, CAKE_OPT_FILE | CAKE_OPT_CMDLINE,
+     "Model and prompt", "folder or file to write to"},
 
     {"text", 0, CAKE_OPT_STRING, AT(text), "FILE", NULL, 0, 0, NULL, TEXT,
      CAKE_OPT_FILE | CAKE_OPT_CMDLINE, "Model tools", "the text to measure with, UTF-8"},
-    {"reference", 0, CAKE_OPT_STRING, AT(reference), "DIR", NULL, 0, 0, NULL, TEXT,
-     CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Model tools",
+    {"chunks", 0, CAKE_OPT_INT, AT(chunks), "N", "0", 0, 1 << 30, NULL, 1u << CAKE_VERB_CALIBRATE,
+     CAKE_OPT_CMDLINE, "Model tools", "windows of the text to calibrate with; 0: all of it"},
+    {"reference", 0, CAKE_OPT_STRING, AT(reference), "DIR", NULL, 0, 0, NULL,
+     1u << CAKE_VERB_PERPLEXITY, CAKE_OPT_DIR | CAKE_OPT_CMDLINE, "Model tools",
      "model to compare with, computed on this machine: KL divergence and how often both find the "
      "same token likeliest"},
 
@@ -210,6 +214,12 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
          "every other text is. The text is cut into windows of --context positions (512 by "
          "default), each beginning with the model's first token where it has one; every token "
          "after another counts."},
+    [CAKE_VERB_CALIBRATE] =
+        {"calibrate", NULL, 0, 0, "find out what a model's matrices are fed with, for quantize",
+         "Runs --text through the model, over the cluster, and writes the mean square of every "
+         "matrix input to --out, an importance matrix that 'quantize --imatrix' and llama.cpp "
+         "read. A name with .gguf in it gets llama.cpp's newer form, any other its .dat form. "
+         "Windows are those of 'perplexity'."},
     [CAKE_VERB_DOCTOR] = {"doctor", NULL, 0, 0,
                           "look for what is wrong with this machine and its network", NULL},
     [CAKE_VERB_VERSION] = {"version", NULL, 0, 0, "show versions, libraries and CPU features",
@@ -239,7 +249,7 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
     bool needs_model = cli->verb == CAKE_VERB_RUN || (cli->verb == CAKE_VERB_CHAT && !o->server) ||
                        cli->verb == CAKE_VERB_SERVE || cli->verb == CAKE_VERB_PLAN ||
                        cli->verb == CAKE_VERB_BUNDLE || cli->verb == CAKE_VERB_BENCH ||
-                       cli->verb == CAKE_VERB_PERPLEXITY;
+                       cli->verb == CAKE_VERB_PERPLEXITY || cli->verb == CAKE_VERB_CALIBRATE;
     if (cli->verb == CAKE_VERB_RUN) {
         if (cli->n_args) {
             if (o->prompt)
@@ -260,9 +270,13 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
                          cake_master_program.verbs[cli->verb].name);
     if (cli->verb == CAKE_VERB_RUN && !o->prompt)
         return cake_fail(err, CAKE_EUSAGE, "'run' needs a prompt: --prompt TEXT");
-    if (cli->verb == CAKE_VERB_PERPLEXITY && !o->text)
-        return cake_fail(err, CAKE_EUSAGE, "'perplexity' needs a text: --text FILE");
-    if (cli->verb == CAKE_VERB_PERPLEXITY && o->context == 1)
+    const bool scores = cli->verb == CAKE_VERB_PERPLEXITY || cli->verb == CAKE_VERB_CALIBRATE;
+    if (scores && !o->text)
+        return cake_fail(err, CAKE_EUSAGE, "'%s' needs a text: --text FILE",
+                         cake_master_program.verbs[cli->verb].name);
+    if (cli->verb == CAKE_VERB_CALIBRATE && !o->out)
+        return cake_fail(err, CAKE_EUSAGE, "'calibrate' needs a file to write to: --out FILE");
+    if (scores && o->context == 1)
         return cake_fail(err, CAKE_EUSAGE,
                          "a window of one position foretells nothing: --context 2 or more");
     if (cli->verb == CAKE_VERB_BUNDLE && !o->out)

@@ -18,6 +18,7 @@ enum { /* cake_cli.verb; the order of the table */
        CAKE_VERB_CLUSTER_JOIN,
        CAKE_VERB_BENCH,
        CAKE_VERB_PERPLEXITY,
+       CAKE_VERB_CALIBRATE,
        CAKE_VERB_DOCTOR,
        CAKE_VERB_VERSION,
        CAKE_VERB_COUNT
@@ -66,6 +67,7 @@ typedef struct {
     /* model tools */
     const char *text;      /* file */
     const char *reference; /* model to compare with, NULL */
+    int64_t chunks;        /* windows to calibrate with; 0: all */
     /* serving */
     const char *api;            /* HOST:PORT */
     int64_t sequences, queue;   /* computed at once, waiting */

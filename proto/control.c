@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const op_name[] = {"hello", "assign", "release", "need", "status"};
+static const char *const op_name[] = {"hello", "assign", "release", "need", "status", "stats"};
 static const char *const state_name[] = {"idle", "fetching", "loading", "ready", "failed"};
 
 const char *cake_worker_state_name(cake_worker_state s) {
@@ -38,13 +38,16 @@ static void put_bool(json_object *o, const char *key, bool v) {
     json_object_object_add(o, key, json_object_new_boolean(v));
 }
 
-static cake_msg *finish(json_object *o, uint64_t epoch) {
+static cake_msg *finish_request(json_object *o, uint64_t epoch, uint64_t request) {
     size_t len;
     const char *text = json_object_to_json_string_length(
         o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
-    cake_msg *m = text && len <= CAKE_CONTROL_MAX ? cake_msg_control(epoch, 0, text, len) : NULL;
+    cake_msg *m = text && len <= CAKE_CONTROL_MAX ? cake_msg_control(epoch, request, text, len) : NULL;
     json_object_put(o);
     return m;
+}
+static cake_msg *finish(json_object *o, uint64_t epoch) {
+    return finish_request(o, epoch, 0);
 }
 
 cake_msg *cake_control_hello_ask(void) {
@@ -85,6 +88,7 @@ cake_msg *cake_control_assign(uint64_t epoch, const cake_assign *a) {
         put_str(o, "manifest", a->manifest);
     }
     put_str(o, "compute", a->f32_mode ? "f32" : "int8");
+    if (a->collect) put_bool(o, "collect", true);
     put_str(o, "wire", cake_wire_type_name(a->wire));
     put_u64(o, "context", a->context);
     put_u64(o, "sequences", a->n_seqs);
@@ -95,6 +99,13 @@ cake_msg *cake_control_assign(uint64_t epoch, const cake_assign *a) {
 
 cake_msg *cake_control_release(uint64_t epoch) {
     return finish(begin(CAKE_CONTROL_RELEASE), epoch);
+}
+
+cake_msg *cake_control_stats(uint64_t epoch, uint64_t request, const cake_stats_ask *a) {
+    json_object *o = begin(CAKE_CONTROL_STATS);
+    put_u64(o, "unit", a->unit);
+    put_str(o, "input", a->input);
+    return finish_request(o, epoch, request);
 }
 
 cake_msg *cake_control_need(uint64_t epoch, const cake_need *n) {
@@ -208,6 +219,7 @@ cake_status cake_control_read_assign(json_object *o, cake_assign *a, cake_error 
     if (st == CAKE_OK) st = cake_json_string(o, "config", false, TEXT_MAX, &a->config, err);
     if (st == CAKE_OK) st = cake_json_string(o, "manifest", false, TEXT_MAX, &a->manifest, err);
     if (st == CAKE_OK) st = cake_json_string(o, "compute", true, 8, &compute, err);
+    if (st == CAKE_OK) st = cake_json_bool(o, "collect", false, &a->collect, err);
     if (st == CAKE_OK) st = cake_json_string(o, "wire", true, 8, &wire, err);
     if (st == CAKE_OK)
         st = cake_json_u32(o, "context", true, 1, CAKE_ASSIGN_CONTEXT_MAX, &a->context, err);
@@ -226,6 +238,12 @@ cake_status cake_control_read_assign(json_object *o, cake_assign *a, cake_error 
     a->f32_mode = strcmp(compute, "f32") == 0;
     a->owner = json_object_get(o);
     return CAKE_OK;
+}
+
+cake_status cake_control_read_stats(json_object *o, cake_stats_ask *a, cake_error *err) {
+    *a = (cake_stats_ask){0};
+    cake_status st = cake_json_u32(o, "unit", true, 0, CAKE_ASSIGN_UNITS_MAX - 1, &a->unit, err);
+    return st == CAKE_OK ? get_text(o, "input", a->input, sizeof a->input, err) : st;
 }
 
 cake_status cake_control_read_need(json_object *o, cake_need *n, cake_error *err) {

@@ -3,6 +3,8 @@
  *   master -> worker   hello                     who are you?
  *                      assign                    hold these stages (epoch in the message header)
  *                      release                   this master is done; whoever assigns next may
+ *                      stats                     what was collected of one input of a unit;
+ *                                                answered by a RESULT with the request's id
  *   worker -> master   hello                     identity, machine and measured speed
  *                      need                      bundle ranges still to be sent
  *                      status                    fetching / linking / loading / ready / failed /
@@ -35,6 +37,7 @@ typedef enum {
     CAKE_CONTROL_RELEASE,
     CAKE_CONTROL_NEED,
     CAKE_CONTROL_STATUS,
+    CAKE_CONTROL_STATS,
 } cake_control_op;
 
 /* What a worker says of itself. The speeds are measured with the product's own kernels. */
@@ -63,6 +66,7 @@ typedef struct {
     const char *config;   /* text of config.json; NULL: the node's own local model */
     const char *manifest; /* text of the bundle's manifest; NULL with config */
     bool f32_mode;
+    bool collect; /* keep statistics of the matrices' inputs */
     cake_wire_type wire;
     uint32_t context, n_seqs, n_blocks, max_rows;
     json_object *owner; /* holds config and manifest after parsing; cake_assign_deinit */
@@ -102,6 +106,14 @@ typedef struct {
     cake_ranges ranges;
 } cake_need;
 
+/* Ask for the statistics of an input (cake_input_name). The answer has a row for each matrix: its
+ * values are the means of the columns' squares, its descriptor says seq = the matrix, pos and token =
+ * low and high half of the number of rows seen. */
+typedef struct {
+    uint32_t unit;
+    char input[16];
+} cake_stats_ask;
+
 /* Builders: a message ready to send, or NULL when memory is out or the JSON is above the cap. */
 cake_msg *cake_control_hello_ask(void);
 cake_msg *cake_control_hello(const cake_hello *h);
@@ -110,6 +122,8 @@ cake_msg *cake_control_release(uint64_t epoch);
 cake_msg *cake_control_need(uint64_t epoch, const cake_need *n);
 cake_msg *cake_control_status(uint64_t epoch, const cake_worker_status *s);
 
+cake_msg *cake_control_stats(uint64_t epoch, uint64_t request, const cake_stats_ask *a);
+
 /* Parse the JSON of a CONTROL message (cake_msg_body). *o: the caller's (json_object_put). */
 cake_status cake_control_parse(cake_view body, cake_control_op *op, json_object **o,
                                cake_error *err);
@@ -117,6 +131,7 @@ cake_status cake_control_read_hello(json_object *o, cake_hello *out, cake_error 
 /* Keeps a reference to o until cake_assign_deinit. */
 cake_status cake_control_read_assign(json_object *o, cake_assign *out, cake_error *err);
 cake_status cake_control_read_need(json_object *o, cake_need *out, cake_error *err);
+cake_status cake_control_read_stats(json_object *o, cake_stats_ask *out, cake_error *err);
 cake_status cake_control_read_status(json_object *o, cake_worker_status *out, cake_error *err);
 
 #endif

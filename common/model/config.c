@@ -18,6 +18,9 @@ static const struct {
     {"mistral", "MistralForCausalLM", 10000, CAKE_FAMILY_MISTRAL, 32768},
     {"qwen2", "Qwen2ForCausalLM", 1e6, CAKE_FAMILY_QWEN2, 32768},
     {"qwen3", "Qwen3ForCausalLM", 0, CAKE_FAMILY_QWEN3, 40960},
+    {"qwen2_moe", "Qwen2MoeForCausalLM", 0, CAKE_FAMILY_QWEN2_MOE, 32768},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", 0, CAKE_FAMILY_QWEN3_MOE, 32768},
+    {"mixtral", "MixtralForCausalLM", 1e6, CAKE_FAMILY_MIXTRAL, 131072},
 };
 enum { N_FAMILIES = sizeof family_table / sizeof *family_table };
 
@@ -25,10 +28,17 @@ const char *cake_family_name(cake_family f) {
     return (unsigned)f < N_FAMILIES ? family_table[f].model_type : "?";
 }
 
-#define SUPPORTED_FAMILIES "this build runs dense llama, mistral, qwen2 and qwen3 models"
+static bool is_mixture(cake_family f) {
+    return f == CAKE_FAMILY_QWEN2_MOE || f == CAKE_FAMILY_QWEN3_MOE || f == CAKE_FAMILY_MIXTRAL;
+}
+
+#define SUPPORTED_FAMILIES                                                                         \
+    "this build runs dense llama, mistral, qwen2 and qwen3 models and the mixtures of experts "    \
+    "qwen2_moe, qwen3_moe and mixtral"
 
 /* Fields that change the maths of some model: absent, null or neutral, or we do not know the model.
- */
+ * The first ones are what a mixture of experts must have: read in experts(). */
+enum { N_EXPERT_KEYS = 2 };
 static const struct {
     const char *key;
     double neutral;
@@ -36,6 +46,8 @@ static const struct {
     {"num_experts", 0},
     {"num_local_experts", 0},
     {"n_routed_experts", 0},
+    {"n_shared_experts", 0},
+    {"routed_scaling_factor", 1},
     {"kv_lora_rank", 0},
     {"attn_logit_softcapping", 0},
     {"final_logit_softcapping", 0},
@@ -54,8 +66,9 @@ static const struct {
     {"num_kv_shared_layers", 0},
 };
 
-static cake_status check_neutral(json_object *o, cake_error *err) {
-    for (size_t i = 0; i < sizeof must_be_neutral / sizeof *must_be_neutral; i++) {
+static cake_status check_neutral(const cake_model_config *c, json_object *o, cake_error *err) {
+    for (size_t i = is_mixture(c->family) ? N_EXPERT_KEYS : 0;
+         i < sizeof must_be_neutral / sizeof *must_be_neutral; i++) {
         json_object *v = NULL;
         const char *key = must_be_neutral[i].key;
         if (!json_object_object_get_ex(o, key, &v) || !v) continue;
@@ -117,7 +130,8 @@ static cake_status sizes(cake_model_config *c, json_object *o, cake_error *err) 
     if ((st = cake_json_u32(o, "num_key_value_heads", false, 1, 4096, &c->n_kv_heads, err)) !=
             CAKE_OK ||
         (st = cake_json_u32(o, "head_dim", false, 1, 1 << 16, &head_dim, err)) != CAKE_OK ||
-        (st = cake_json_u32(o, "intermediate_size", true, 1, 1 << 22, &c->ff, err)) != CAKE_OK ||
+        (st = cake_json_u32(o, "intermediate_size", !is_mixture(c->family), 1, 1 << 22, &c->ff,
+                            err)) != CAKE_OK ||
         (st = cake_json_u32(o, "vocab_size", true, 1, 1 << 24, &c->vocab, err)) != CAKE_OK ||
         (st = cake_json_u32(o, "max_position_embeddings", false, 1, 1 << 30, &c->max_positions,
                             err)) != CAKE_OK ||
@@ -152,6 +166,81 @@ static cake_status sizes(cake_model_config *c, json_object *o, cake_error *err) 
     return CAKE_OK;
 }
 
+/* Which layers have experts: those of the step, without the listed ones (7.3). */
+static cake_status expert_layers(cake_model_config *c, json_object *o, cake_error *err) {
+    uint32_t step = 1;
+    json_object *dense = NULL;
+    cake_status st;
+    if ((st = cake_json_u32(o, "decoder_sparse_step", false, 1, CAKE_LAYERS_MAX, &step, err)) !=
+            CAKE_OK ||
+        (st = cake_json_array(o, "mlp_only_layers", false, CAKE_LAYERS_MAX, &dense, err)) !=
+            CAKE_OK)
+        return st;
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        if ((i + 1) % step == 0) c->moe.layers[i / 64] |= UINT64_C(1) << i % 64;
+    for (size_t i = 0; dense && i < json_object_array_length(dense); i++) {
+        json_object *v = json_object_array_get_idx(dense, i);
+        int64_t at = json_object_get_int64(v);
+        if (!json_object_is_type(v, json_type_int) || at < 0 || at >= c->n_layers)
+            return cake_fail(err, CAKE_EFORMAT,
+                             "\"mlp_only_layers\" is not a list of layers below %u", c->n_layers);
+        c->moe.layers[at / 64] &= ~(UINT64_C(1) << at % 64);
+    }
+    return CAKE_OK;
+}
+
+static cake_status experts(cake_model_config *c, json_object *o, cake_error *err) {
+    cake_moe_config *m = &c->moe;
+    if (!is_mixture(c->family)) return CAKE_OK;
+    bool mixtral = c->family == CAKE_FAMILY_MIXTRAL;
+    bool shared = c->family == CAKE_FAMILY_QWEN2_MOE;
+    const char *key = cake_json_has(o, "num_local_experts") ? "num_local_experts" : "num_experts";
+    const char *ff = mixtral ? "intermediate_size" : "moe_intermediate_size";
+    uint32_t also;
+    cake_status st = cake_json_u32(o, key, true, mixtral, CAKE_EXPERTS_MAX, &m->n_experts, err);
+    if (st != CAKE_OK) return st;
+    also = m->n_experts;
+    if ((st = cake_json_u32(o, "num_experts", false, 0, CAKE_EXPERTS_MAX, &also, err)) != CAKE_OK)
+        return st;
+    if (also != m->n_experts)
+        return cake_fail(err, CAKE_EFORMAT, "\"num_experts\" is %u and \"%s\" is %u", also, key,
+                         m->n_experts);
+    bool all = m->n_experts > 0;
+    if (all && (st = expert_layers(c, o, err)) != CAKE_OK) return st;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_layers; i++) n += cake_config_has_experts(c, i);
+    all = n == c->n_layers;
+    if (!all && !c->ff)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "\"intermediate_size\" is missing, and %u layers have no experts",
+                         c->n_layers - n);
+    if (all) c->ff = 0;
+    if (n == 0) {
+        *m = (cake_moe_config){0};
+        return CAKE_OK;
+    }
+    m->norm_top_k = mixtral;
+    if ((st = cake_json_u32(o, "num_experts_per_tok", true, 1, CAKE_TOP_K_MAX, &m->top_k, err)) !=
+            CAKE_OK ||
+        (st = cake_json_u32(o, ff, true, 1, 1 << 22, &m->ff, err)) != CAKE_OK ||
+        (st = cake_json_u32(o, "shared_expert_intermediate_size", shared, shared, 1 << 22,
+                            &m->shared_ff, err)) != CAKE_OK)
+        return st;
+    /* transformers and mlx-lm disagree on the default for qwen3_moe, so it must be said there. */
+    if (!mixtral &&
+        (st = cake_json_bool(o, "norm_topk_prob", !shared, &m->norm_top_k, err)) != CAKE_OK)
+        return st;
+    if (!shared && m->shared_ff)
+        return cake_fail(err, CAKE_EUNSUPPORTED,
+                         "\"shared_expert_intermediate_size\": %u is not supported for %s models",
+                         m->shared_ff, c->model_type);
+    if (m->top_k > m->n_experts)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "\"num_experts_per_tok\" %u is more than the %u experts there are",
+                         m->top_k, m->n_experts);
+    return CAKE_OK;
+}
+
 static cake_status biases(cake_model_config *c, json_object *o, cake_error *err) {
     bool attention = false, mlp = false;
     cake_status st;
@@ -165,13 +254,17 @@ static cake_status biases(cake_model_config *c, json_object *o, cake_error *err)
         return cake_fail(err, CAKE_EUNSUPPORTED, "\"%s\": true is not supported for %s models",
                          mlp ? "mlp_bias" : "attention_bias", c->model_type);
     }
-    if (c->family == CAKE_FAMILY_QWEN2) c->q_bias = c->k_bias = c->v_bias = true;
-    c->qk_norm = c->family == CAKE_FAMILY_QWEN3;
+    bool qkv = c->family == CAKE_FAMILY_QWEN2 || c->family == CAKE_FAMILY_QWEN2_MOE;
+    if (c->family == CAKE_FAMILY_QWEN2_MOE &&
+        (st = cake_json_bool(o, "qkv_bias", false, &qkv, err)) != CAKE_OK)
+        return st;
+    if (qkv) c->q_bias = c->k_bias = c->v_bias = true;
+    c->qk_norm = c->family == CAKE_FAMILY_QWEN3 || c->family == CAKE_FAMILY_QWEN3_MOE;
     return CAKE_OK;
 }
 
 /* Sliding windows (7.2): ignored by mistral and qwen2 unless layer_types asks for them; a window
- * that covers every position is none. */
+ * that covers every position is none. mixtral has one when it says so: there is no switch. */
 static cake_status windows(cake_model_config *c, json_object *o, cake_error *err) {
     cake_status st;
     uint32_t window = 0, from = c->n_layers;
@@ -195,7 +288,14 @@ static cake_status windows(cake_model_config *c, json_object *o, cake_error *err
                          "full_attention is",
                          i, t ? t : "null");
     }
-    if (!types && c->family == CAKE_FAMILY_QWEN3 && use && bites && from < c->n_layers)
+    if (!types && c->family == CAKE_FAMILY_MIXTRAL && bites)
+        return cake_fail(
+            err, CAKE_EUNSUPPORTED,
+            "\"sliding_window\": %u is not supported for mixtral models of %u positions", window,
+            c->max_positions);
+    bool switched = c->family == CAKE_FAMILY_QWEN3 || c->family == CAKE_FAMILY_QWEN2_MOE ||
+                    c->family == CAKE_FAMILY_QWEN3_MOE;
+    if (!types && switched && use && bites && from < c->n_layers)
         return cake_fail(err, CAKE_EUNSUPPORTED,
                          "\"use_sliding_window\": true is not supported (layers %u and up attend "
                          "to %u positions)",
@@ -387,8 +487,9 @@ cake_status cake_config_parse(cake_model_config *c, const char *text, size_t len
     if (!json_object_is_type(o, json_type_object))
         st = cake_fail(err, CAKE_EFORMAT, "not a JSON object");
     if (st == CAKE_OK) st = family(c, o, err);
-    if (st == CAKE_OK) st = check_neutral(o, err);
+    if (st == CAKE_OK) st = check_neutral(c, o, err);
     if (st == CAKE_OK) st = sizes(c, o, err);
+    if (st == CAKE_OK) st = experts(c, o, err);
     if (st == CAKE_OK) st = biases(c, o, err);
     if (st == CAKE_OK) st = windows(c, o, err);
     if (st == CAKE_OK) st = rope(c, o, err);

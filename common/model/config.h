@@ -11,6 +11,9 @@ typedef enum {
     CAKE_FAMILY_MISTRAL,
     CAKE_FAMILY_QWEN2,
     CAKE_FAMILY_QWEN3,
+    CAKE_FAMILY_QWEN2_MOE,
+    CAKE_FAMILY_QWEN3_MOE,
+    CAKE_FAMILY_MIXTRAL,
 } cake_family;
 const char *cake_family_name(cake_family f);
 
@@ -35,25 +38,44 @@ typedef struct {
 enum {
     CAKE_LAYERS_MAX = 4096,
     CAKE_EOS_MAX = 16,
+    CAKE_EXPERTS_MAX = 1024,         /* of one layer */
+    CAKE_TOP_K_MAX = 64,             /* experts a row goes to */
     CAKE_CONFIG_FILE_MAX = 16 << 20, /* bytes of a config.json */
 };
+
+/* Mixture of experts (formats.md 7.3). n_experts is 0, and everything else too, when no layer has
+ * experts. */
+typedef struct {
+    uint32_t n_experts, top_k;
+    uint32_t ff;                           /* width of one expert */
+    uint32_t shared_ff;                    /* width of the shared expert, 0: none */
+    bool norm_top_k;                       /* divide the chosen probabilities by their sum */
+    uint64_t layers[CAKE_LAYERS_MAX / 64]; /* bit i: layer i has experts */
+} cake_moe_config;
 
 typedef struct {
     cake_family family;
     char model_type[64];
-    uint32_t hidden, n_layers, n_heads, n_kv_heads, head_dim, ff, vocab;
+    uint32_t hidden, n_layers, n_heads, n_kv_heads, head_dim, vocab;
+    uint32_t ff; /* width of the dense feed-forward; 0 when every layer has experts */
     uint32_t max_positions;
     double norm_eps;
     bool q_bias, k_bias, v_bias, o_bias; /* additive biases of the attention projections */
     bool mlp_bias;                       /* of gate, up and down */
     bool qk_norm;                        /* RMSNorm per head on q and k before rope */
     int tie;                             /* 1 tied, 0 untied, -1 not said: layout.c decides */
+    cake_moe_config moe;
     cake_rope_config rope;
     cake_dtype dtype; /* torch_dtype / dtype; informative; NONE when absent */
     int64_t bos_id;   /* -1 absent */
     uint32_t n_eos, eos_ids[CAKE_EOS_MAX];
     cake_quant *quant; /* owned; never NULL after success */
 } cake_model_config;
+
+/* Does layer i (counted from 0) have experts in place of the dense feed-forward? */
+static inline bool cake_config_has_experts(const cake_model_config *c, uint32_t i) {
+    return c->moe.layers[i / 64] >> (i % 64) & 1;
+}
 
 /* text[0..len): a config.json. CAKE_EFORMAT: malformed or out of range; CAKE_EUNSUPPORTED: another
  * family or a feature this build does not have. */

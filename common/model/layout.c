@@ -1,4 +1,4 @@
-/* Layout: see layout.h. Names and shapes: formats.md 7.1; quantized modules: 2.1, 2.7. */
+/* Layout: see layout.h. Names and shapes: formats.md 7.1, 7.3; quantized modules: 2.1, 2.7. */
 #include "common/model/layout.h"
 #include "common/mem.h"
 
@@ -8,19 +8,64 @@
 
 const char *cake_role_name(cake_role r) {
     static const char *const name[CAKE_ROLE_COUNT] = {
-        "embed", "attn_norm", "q",    "k",  "v",    "q_norm",     "k_norm",
-        "o",     "ffn_norm",  "gate", "up", "down", "final_norm", "head"};
+        "embed",     "attn_norm",   "q",           "k",         "v",           "q_norm",
+        "k_norm",    "o",           "ffn_norm",    "gate",      "up",          "down",
+        "router",    "shared_mix",  "shared_gate", "shared_up", "shared_down", "expert_gate",
+        "expert_up", "expert_down", "final_norm",  "head"};
     return (unsigned)r < CAKE_ROLE_COUNT ? name[r] : "?";
 }
 
-/* What a family wants: one entry per module of a unit. */
+/* What a family wants: one entry per module of a unit, or per role of its experts. */
 typedef struct {
     const char *path; /* below "model.layers.I." for layers, else whole */
     cake_role role;
     uint32_t n, k;
     bool bias, norm;
 } want;
-enum { WANTS_MAX = 16, PATH_MAX_BYTES = 128 };
+enum { WANTS_MAX = 24, PATH_MAX_BYTES = 128 };
+
+/* The matrices of all experts: MLX stacks them, "STACK"; the originals keep one tensor per expert,
+ * "EACH.E.LEAF". The order is that of the roles. */
+typedef struct {
+    const char *router, *stack[3], *each, *leaf[3];
+} expert_names;
+static const expert_names qwen_experts = {
+    "mlp.gate",
+    {"mlp.switch_mlp.gate_proj", "mlp.switch_mlp.up_proj", "mlp.switch_mlp.down_proj"},
+    "mlp.experts",
+    {"gate_proj", "up_proj", "down_proj"}};
+static const expert_names mixtral_experts = {"block_sparse_moe.gate",
+                                             {"block_sparse_moe.switch_mlp.gate_proj",
+                                              "block_sparse_moe.switch_mlp.up_proj",
+                                              "block_sparse_moe.switch_mlp.down_proj"},
+                                             "block_sparse_moe.experts",
+                                             {"w1", "w3", "w2"}};
+
+static const expert_names *names_of(const cake_model_config *c) {
+    return c->family == CAKE_FAMILY_MIXTRAL ? &mixtral_experts : &qwen_experts;
+}
+static bool is_expert(cake_role r) {
+    return r >= CAKE_ROLE_EXPERT_GATE && r <= CAKE_ROLE_EXPERT_DOWN;
+}
+
+/* The feed-forward of a layer with experts. */
+static size_t expert_wants(const cake_model_config *c, want *w) {
+    const cake_moe_config *m = &c->moe;
+    const expert_names *x = names_of(c);
+    uint32_t h = c->hidden, s = m->shared_ff;
+    size_t n = 0;
+    w[n++] = (want){x->router, CAKE_ROLE_ROUTER, m->n_experts, h, false, false};
+    if (s) {
+        w[n++] = (want){"mlp.shared_expert_gate", CAKE_ROLE_SHARED_MIX, 1, h, false, false};
+        w[n++] = (want){"mlp.shared_expert.gate_proj", CAKE_ROLE_SHARED_GATE, s, h, false, false};
+        w[n++] = (want){"mlp.shared_expert.up_proj", CAKE_ROLE_SHARED_UP, s, h, false, false};
+        w[n++] = (want){"mlp.shared_expert.down_proj", CAKE_ROLE_SHARED_DOWN, h, s, false, false};
+    }
+    w[n++] = (want){x->stack[0], CAKE_ROLE_EXPERT_GATE, m->ff, h, false, false};
+    w[n++] = (want){x->stack[1], CAKE_ROLE_EXPERT_UP, m->ff, h, false, false};
+    w[n++] = (want){x->stack[2], CAKE_ROLE_EXPERT_DOWN, h, m->ff, false, false};
+    return n;
+}
 
 static size_t wants_of(const cake_model_config *c, uint32_t unit, bool tied, want *w) {
     size_t n = 0;
@@ -45,15 +90,22 @@ static size_t wants_of(const cake_model_config *c, uint32_t unit, bool tied, wan
     }
     w[n++] = (want){"self_attn.o_proj", CAKE_ROLE_O, h, q, c->o_bias, false};
     w[n++] = (want){"post_attention_layernorm", CAKE_ROLE_FFN_NORM, 1, h, false, true};
+    if (cake_config_has_experts(c, unit - 1)) return n + expert_wants(c, w + n);
     w[n++] = (want){"mlp.gate_proj", CAKE_ROLE_GATE, c->ff, h, c->mlp_bias, false};
     w[n++] = (want){"mlp.up_proj", CAKE_ROLE_UP, c->ff, h, c->mlp_bias, false};
     w[n++] = (want){"mlp.down_proj", CAKE_ROLE_DOWN, h, c->ff, c->mlp_bias, false};
     return n;
 }
 
-static void full_path(const cake_model_config *c, uint32_t unit, const want *w,
+enum { WHOLE = -1 }; /* a matrix, or the stack of all experts */
+
+/* expert: WHOLE, or which one of experts that are stored one by one. */
+static void full_path(const cake_model_config *c, uint32_t unit, const want *w, int64_t expert,
                       char out[PATH_MAX_BYTES]) {
-    if (unit == 0 || unit == c->n_layers + 1)
+    if (expert != WHOLE)
+        snprintf(out, PATH_MAX_BYTES, "model.layers.%u.%s.%u.%s", unit - 1, names_of(c)->each,
+                 (uint32_t)expert, names_of(c)->leaf[w->role - CAKE_ROLE_EXPERT_GATE]);
+    else if (unit == 0 || unit == c->n_layers + 1)
         snprintf(out, PATH_MAX_BYTES, "%s", w->path);
     else
         snprintf(out, PATH_MAX_BYTES, "model.layers.%u.%s", unit - 1, w->path);
@@ -63,6 +115,18 @@ static int32_t find(const cake_checkpoint *ck, const char *path, const char *suf
     char name[PATH_MAX_BYTES + 16];
     snprintf(name, sizeof name, "%s.%s", path, suffix);
     return cake_checkpoint_find(ck, name);
+}
+
+/* The modules of a want in this checkpoint: full_path()'s expert runs over [first, first + n). */
+typedef struct {
+    int64_t first;
+    uint32_t n;
+} span;
+static span span_of(const cake_layout *l, uint32_t unit, const want *w) {
+    char path[PATH_MAX_BYTES];
+    full_path(l->config, unit, w, WHOLE, path);
+    if (!is_expert(w->role) || find(l->checkpoint, path, "weight") >= 0) return (span){WHOLE, 1};
+    return (span){0, l->config->moe.n_experts};
 }
 
 /* ---- messages ---- */
@@ -77,6 +141,16 @@ static cake_status missing(const cake_checkpoint *ck, const char *path, const ch
                      ck->dir, why);
 }
 
+static cake_status wrong_shape(const cake_checkpoint *ck, int32_t i, uint32_t rank,
+                               const uint64_t *expect, const char *why, cake_error *err) {
+    const cake_tensor *t = &ck->tensors[i];
+    char is[160], should[80];
+    return cake_fail(err, CAKE_EFORMAT,
+                     "tensor '%s' in '%s' has shape %s, but config.json asks for %s%s", t->name,
+                     where(ck, i), cake_shape_text(t->rank, t->shape, is, sizeof is),
+                     cake_shape_text(rank, expect, should, sizeof should), why);
+}
+
 static cake_status check_shape(const cake_checkpoint *ck, int32_t i, uint32_t rank, uint64_t n,
                                uint64_t k, const char *why, cake_error *err) {
     const cake_tensor *t = &ck->tensors[i];
@@ -84,11 +158,17 @@ static cake_status check_shape(const cake_checkpoint *ck, int32_t i, uint32_t ra
     if (rank == 1) expect[0] = k;
     if (t->rank == rank && t->shape[0] == expect[0] && (rank == 1 || t->shape[1] == expect[1]))
         return CAKE_OK;
-    char is[160], should[80];
-    return cake_fail(err, CAKE_EFORMAT,
-                     "tensor '%s' in '%s' has shape %s, but config.json asks for %s%s", t->name,
-                     where(ck, i), cake_shape_text(t->rank, t->shape, is, sizeof is),
-                     cake_shape_text(rank, expect, should, sizeof should), why);
+    return wrong_shape(ck, i, rank, expect, why, err);
+}
+
+/* A tensor of `columns` per row of the module: [n, columns], or [n_experts, n, columns]. */
+static cake_status check_matrix(const cake_checkpoint *ck, const cake_module *m, int32_t i,
+                                uint64_t columns, const char *why, cake_error *err) {
+    if (!m->n_experts) return check_shape(ck, i, 2, m->n, columns, why, err);
+    const cake_tensor *t = &ck->tensors[i];
+    uint64_t expect[3] = {m->n_experts, m->n, columns};
+    if (t->rank == 3 && memcmp(t->shape, expect, sizeof expect) == 0) return CAKE_OK;
+    return wrong_shape(ck, i, 3, expect, why, err);
 }
 
 static cake_status check_float(const cake_checkpoint *ck, int32_t i, cake_error *err) {
@@ -127,10 +207,9 @@ static cake_status affine(const cake_checkpoint *ck, cake_module *m, cake_quant_
                          p.group_size);
     cake_status st;
     uint64_t groups = m->k / p.group_size;
-    if ((st = check_shape(ck, m->weight, 2, m->n, (uint64_t)m->k * p.bits / 32, how, err)) !=
-            CAKE_OK ||
-        (st = check_shape(ck, m->scales, 2, m->n, groups, how, err)) != CAKE_OK ||
-        (st = check_shape(ck, m->biases, 2, m->n, groups, how, err)) != CAKE_OK ||
+    if ((st = check_matrix(ck, m, m->weight, (uint64_t)m->k * p.bits / 32, how, err)) != CAKE_OK ||
+        (st = check_matrix(ck, m, m->scales, groups, how, err)) != CAKE_OK ||
+        (st = check_matrix(ck, m, m->biases, groups, how, err)) != CAKE_OK ||
         (st = check_float(ck, m->scales, err)) != CAKE_OK)
         return st;
     if (ck->tensors[m->biases].dtype != ck->tensors[m->scales].dtype)
@@ -167,9 +246,8 @@ static cake_status fp(const cake_checkpoint *ck, cake_module *m, cake_quant_para
                          "module '%s': rows of %u do not divide into groups of %u", m->path, m->k,
                          p.group_size);
     cake_status st;
-    if ((st = check_shape(ck, m->weight, 2, m->n, (uint64_t)m->k * p.bits / 32, how, err)) !=
-            CAKE_OK ||
-        (st = check_shape(ck, m->scales, 2, m->n, m->k / p.group_size, how, err)) != CAKE_OK)
+    if ((st = check_matrix(ck, m, m->weight, (uint64_t)m->k * p.bits / 32, how, err)) != CAKE_OK ||
+        (st = check_matrix(ck, m, m->scales, m->k / p.group_size, how, err)) != CAKE_OK)
         return st;
     m->kind = CAKE_WEIGHT_FP;
     m->dtype = CAKE_DTYPE_U8;
@@ -197,7 +275,7 @@ static cake_status blocks(cake_layout *l, cake_module *m, cake_quant_params p, c
                          "module '%s': rows of %u do not divide into blocks of %u (%s)", m->path,
                          m->k, b->weights, b->name);
     cake_status st =
-        check_shape(ck, m->weight, 2, m->n, (uint64_t)(m->k / b->weights) * b->bytes, how, err);
+        check_matrix(ck, m, m->weight, (uint64_t)(m->k / b->weights) * b->bytes, how, err);
     if (st != CAKE_OK) return st;
     if (m->scales < 0) {
         if (m->role != CAKE_ROLE_HEAD || !l->tied) l->n_bare++;
@@ -222,20 +300,26 @@ static cake_status dense(const cake_checkpoint *ck, cake_module *m, bool norm, c
         return contradiction(ck, m->biases, "that the module is not quantized (it has no scales)",
                              err);
     if ((st = check_float(ck, m->weight, err)) != CAKE_OK ||
-        (st = check_shape(ck, m->weight, norm ? 1 : 2, m->n, m->k, "", err)) != CAKE_OK)
+        (st = norm ? check_shape(ck, m->weight, 1, m->n, m->k, "", err)
+                   : check_matrix(ck, m, m->weight, m->k, "", err)) != CAKE_OK)
         return st;
     m->kind = CAKE_WEIGHT_DENSE;
     m->dtype = w->dtype;
     return CAKE_OK;
 }
 
-static cake_status module(cake_layout *l, uint32_t unit, const want *w, cake_module *m,
-                          cake_error *err) {
+static cake_status module(cake_layout *l, uint32_t unit, const want *w, int64_t expert,
+                          cake_module *m, cake_error *err) {
     const cake_checkpoint *ck = l->checkpoint;
     char path[PATH_MAX_BYTES];
-    full_path(l->config, unit, w, path);
-    *m =
-        (cake_module){.role = w->role, .n = w->n, .k = w->k, .path = cake_strdup(path), .bias = -1};
+    full_path(l->config, unit, w, expert, path);
+    *m = (cake_module){.role = w->role,
+                       .n = w->n,
+                       .k = w->k,
+                       .n_experts =
+                           expert == WHOLE && is_expert(w->role) ? l->config->moe.n_experts : 0,
+                       .path = cake_strdup(path),
+                       .bias = -1};
     m->weight = find(ck, path, "weight");
     m->scales = find(ck, path, "scales");
     m->biases = find(ck, path, "biases");
@@ -243,7 +327,8 @@ static cake_status module(cake_layout *l, uint32_t unit, const want *w, cake_mod
         return missing(ck, path, "weight",
                        w->role == CAKE_ROLE_HEAD && !l->tied
                            ? " (config.json says that the head is not tied)"
-                           : "",
+                       : is_expert(w->role) ? " (nor is there a stack of all experts)"
+                                            : "",
                        err);
     cake_quant_params p = {0};
     cake_quant_rule rule = cake_quant_lookup(l->config->quant, path, &p);
@@ -300,12 +385,16 @@ static cake_status check_rest(cake_layout *l, cake_error *err) {
         want w[WANTS_MAX];
         size_t n = wants_of(l->config, u, l->tied, w);
         for (size_t i = 0; i < n; i++) {
-            char path[PATH_MAX_BYTES];
-            int32_t t;
-            full_path(l->config, u, &w[i], path);
-            for (size_t j = 0; j < sizeof suffix / sizeof *suffix; j++)
-                if ((t = find(ck, path, suffix[j])) >= 0) known[t] = true;
-            if (w[i].bias && (t = find(ck, path, "bias")) >= 0) known[t] = true;
+            span mods = span_of(l, u, &w[i]);
+            for (uint32_t e = 0; e < mods.n; e++) {
+                char path[PATH_MAX_BYTES];
+                int32_t t;
+                full_path(l->config, u, &w[i], mods.first + e, path);
+                for (size_t j = 0; j < sizeof suffix / sizeof *suffix; j++)
+                    if ((t = find(ck, path, suffix[j])) >= 0) known[t] = true;
+                if (w[i].bias && (t = find(ck, path, "bias")) >= 0) known[t] = true;
+                if (find(ck, path, "weight") < 0) break; /* of a unit that is not here */
+            }
         }
     }
     cake_status st = CAKE_OK;
@@ -362,10 +451,16 @@ cake_status cake_layout_new(cake_layout **out, const cake_model_config *config,
             want w[WANTS_MAX];
             size_t n = wants_of(config, u, l->tied, w);
             cake_unit *unit = &l->units[u];
-            unit->modules = cake_calloc(n, sizeof *unit->modules);
+            size_t room = 0;
+            for (size_t i = 0; i < n; i++) room += span_of(l, u, &w[i]).n;
+            unit->modules = cake_calloc(room, sizeof *unit->modules);
             for (size_t i = 0; i < n && st == CAKE_OK; i++) {
-                st = module(l, u, &w[i], &unit->modules[unit->n_modules++], err);
-                if (st == CAKE_OK) unit->bytes += bytes_of(ck, &unit->modules[i]);
+                span mods = span_of(l, u, &w[i]);
+                for (uint32_t e = 0; e < mods.n && st == CAKE_OK; e++) {
+                    cake_module *m = &unit->modules[unit->n_modules++];
+                    st = module(l, u, &w[i], mods.first + e, m, err);
+                    if (st == CAKE_OK) unit->bytes += bytes_of(ck, m);
+                }
             }
         }
     }
@@ -392,6 +487,12 @@ const cake_module *cake_layout_module(const cake_layout *l, uint32_t unit, cake_
     for (uint32_t i = 0; i < l->units[unit].n_modules; i++)
         if (l->units[unit].modules[i].role == role) return &l->units[unit].modules[i];
     return NULL;
+}
+
+const cake_module *cake_layout_expert(const cake_layout *l, uint32_t unit, cake_role role,
+                                      uint32_t e) {
+    const cake_module *m = cake_layout_module(l, unit, role);
+    return !m || m->n_experts ? m : m + e;
 }
 
 size_t cake_layout_tensors(const cake_layout *l, const cake_unit_range *ranges, size_t n_ranges,
@@ -422,4 +523,44 @@ uint64_t cake_layout_bytes(const cake_layout *l, const cake_unit_range *ranges, 
     for (size_t i = 0; i < n; i++) sum += l->checkpoint->tensors[idx[i]].n_bytes;
     free(idx);
     return sum;
+}
+
+/* ---- inputs ---- */
+
+static const char *const input_names[CAKE_INPUT_COUNT] = {"attn", "o", "ffn", "down", "head"};
+
+cake_input cake_role_input(cake_role r) {
+    switch (r) {
+    case CAKE_ROLE_Q:
+    case CAKE_ROLE_K:
+    case CAKE_ROLE_V: return CAKE_INPUT_ATTN;
+    case CAKE_ROLE_O: return CAKE_INPUT_O;
+    case CAKE_ROLE_GATE:
+    case CAKE_ROLE_UP: return CAKE_INPUT_FFN;
+    case CAKE_ROLE_DOWN: return CAKE_INPUT_DOWN;
+    case CAKE_ROLE_HEAD: return CAKE_INPUT_HEAD;
+    default: return CAKE_INPUT_COUNT;
+    }
+}
+
+const char *cake_input_name(cake_input i) {
+    return (unsigned)i < CAKE_INPUT_COUNT ? input_names[i] : "?";
+}
+
+cake_input cake_input_parse(const char *name) {
+    for (int i = 0; i < CAKE_INPUT_COUNT; i++)
+        if (strcmp(name, input_names[i]) == 0) return (cake_input)i;
+    return CAKE_INPUT_COUNT;
+}
+
+bool cake_layout_input(const cake_layout *l, uint32_t unit, cake_input i, uint32_t *n,
+                       uint32_t *k) {
+    const cake_unit *u = &l->units[unit];
+    for (uint32_t m = 0; m < u->n_modules; m++)
+        if (cake_role_input(u->modules[m].role) == i) {
+            *n = 1;
+            *k = u->modules[m].k;
+            return true;
+        }
+    return false;
 }

@@ -22,6 +22,14 @@ typedef enum {
     CAKE_ROLE_GATE,
     CAKE_ROLE_UP,
     CAKE_ROLE_DOWN,
+    CAKE_ROLE_ROUTER,     /* [n_experts, hidden] */
+    CAKE_ROLE_SHARED_MIX, /* [1, hidden]: how much of the shared expert */
+    CAKE_ROLE_SHARED_GATE,
+    CAKE_ROLE_SHARED_UP,
+    CAKE_ROLE_SHARED_DOWN,
+    CAKE_ROLE_EXPERT_GATE, /* these three: see cake_layout_expert */
+    CAKE_ROLE_EXPERT_UP,
+    CAKE_ROLE_EXPERT_DOWN,
     CAKE_ROLE_FINAL_NORM,
     CAKE_ROLE_HEAD,
     CAKE_ROLE_COUNT,
@@ -38,8 +46,8 @@ typedef enum {
     CAKE_WEIGHT_FP
 } cake_weight_kind;
 
-/* One weight matrix [n, k] (norms: n = 1), row-major, stored as its tensors are (formats.md 2.1).
- */
+/* One weight matrix [n, k] (norms: n = 1), row-major, stored as its tensors are (formats.md 2.1),
+ * or a stack of them [n_experts, n, k]. */
 typedef struct {
     cake_role role;
     cake_weight_kind kind;
@@ -49,6 +57,7 @@ typedef struct {
     cake_block_codec codec;    /* block */
     cake_quant_mode fp_mode;   /* fp */
     uint32_t n, k;
+    uint32_t n_experts; /* matrices of a stack; 0: one matrix, without that dimension */
     /* Indices into checkpoint->tensors, -1 when there is none. */
     int32_t weight, scales, biases; /* biases: quantization offsets */
     int32_t bias;                   /* additive, [n], F16, BF16 or F32 */
@@ -57,7 +66,7 @@ typedef struct {
 
 typedef struct {
     uint32_t n_modules;
-    cake_module *modules; /* ascending role */
+    cake_module *modules; /* ascending role; experts of one role ascending */
     uint64_t bytes;       /* stored bytes of all its tensors (a tied head counts the table) */
 } cake_unit;
 
@@ -88,6 +97,31 @@ void cake_layout_free(cake_layout *l);
 
 /* The module of a role in a unit, or NULL. */
 const cake_module *cake_layout_module(const cake_layout *l, uint32_t unit, cake_role role);
+
+/* Where matrix e < config->moe.n_experts of an EXPERT role is: a stack that holds all of them
+ * (n_experts > 0, the same module for every e), or a module of its own. NULL: not in this unit. */
+const cake_module *cake_layout_expert(const cake_layout *l, uint32_t unit, cake_role role,
+                                      uint32_t e);
+
+/* ---- what goes into the matrices ---- */
+
+/* Values that one or more matrices of a unit multiply. */
+typedef enum {
+    CAKE_INPUT_ATTN,   /* q, k, v */
+    CAKE_INPUT_O,      /* o */
+    CAKE_INPUT_FFN,    /* gate, up */
+    CAKE_INPUT_DOWN,   /* down */
+    CAKE_INPUT_HEAD,   /* head */
+    CAKE_INPUT_COUNT,
+} cake_input;
+/* What the matrices of a role read; CAKE_INPUT_COUNT: tables and norms read nothing. */
+cake_input cake_role_input(cake_role r);
+/* "attn", "o", ...; parse: CAKE_INPUT_COUNT for another word. */
+const char *cake_input_name(cake_input i);
+cake_input cake_input_parse(const char *name);
+/* The matrices of a unit that read it: *n of them count apart (experts; else 1), *k columns. False:
+ * none does. */
+bool cake_layout_input(const cake_layout *l, uint32_t unit, cake_input i, uint32_t *n, uint32_t *k);
 
 /* Tensors of the units in ranges, each once, in plan order (unit, role, weight, scales, biases,
  * bias): fills idx (caller's, room for `max`) and returns how many there are. */

@@ -54,6 +54,7 @@ typedef struct {
     uint32_t max_rows; /* rows of a batch; 0: a good default */
     cake_plan_goal goal;
     bool f32_mode;
+    bool collect; /* keep statistics: cake_cluster_stats */
     cake_wire_type wire;
 } cake_deployment_options;
 
@@ -99,6 +100,13 @@ void cake_cluster_set_handler(cake_cluster *c, cake_cluster_handler fn, void *ar
 
 /* Send a batch to stage 0; m is taken. */
 cake_status cake_cluster_send(cake_cluster *c, cake_msg *m, cake_error *err);
+
+/* Of a plan deployed with `collect`, when no batch is under way: what was seen of an input of a
+ * unit. means [n][k], counts [n]: the mean of each column's squares and the rows seen, as
+ * cake_layout_input says. Takes the handler; waits. CAKE_EUNAVAIL: the worker is lost;
+ * CAKE_ETIMEOUT; CAKE_EPROTO: the answer does not fit. */
+cake_status cake_cluster_stats(cake_cluster *c, uint32_t unit, cake_input input, uint32_t n,
+                               uint32_t k, float *means, uint64_t *counts, cake_error *err);
 
 /* Do what is to be done for at most timeout_ms. extra_fd (or -1): also wake when it is readable.
  * CAKE_EUNAVAIL: a worker of the deployed plan is lost; CAKE_ECANCELED: interrupted. */

@@ -225,6 +225,7 @@ static cake_status assign_node(cake_cluster *c, cake_cluster_plan *p, uint32_t n
     cake_status st = cake_cluster_bundle(c, p, node, &bundle, err);
     if (st != CAKE_OK) return st;
     cake_assign a = {.f32_mode = p->options.f32_mode,
+                     .collect = p->options.collect,
                      .wire = p->options.wire,
                      .context = p->options.context,
                      .n_seqs = p->options.slots,

@@ -15,6 +15,7 @@ cake_status cake_command_cluster_create(const cake_master_options *o, cake_error
 cake_status cake_command_cluster_show(const cake_master_options *o, cake_error *err);
 cake_status cake_command_cluster_join(const cake_master_options *o, cake_error *err);
 cake_status cake_command_bench(const cake_master_options *o, cake_error *err);
+cake_status cake_command_calibrate(const cake_master_options *o, cake_error *err);
 cake_status cake_command_perplexity(const cake_master_options *o, cake_error *err);
 cake_status cake_command_version(const cake_master_options *o, cake_error *err);
 cake_status cake_command_doctor(const cake_master_options *o, cake_error *err);

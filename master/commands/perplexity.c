@@ -1,10 +1,12 @@
-/* cake-master perplexity: how well a model foretells a text, alone or beside a reference. */
+/* The verbs that run a text through a model: perplexity, how well it foretells the text, alone or
+ * beside a reference; calibrate, what goes into its matrices on the way. */
 #include "common/file.h"
 #include "common/mem.h"
 #include "master/commands/commands.h"
 #include "master/commands/session.h"
 #include "master/plan/plan_print.h"
 #include "master/tokenizer/tokenizer.h"
+#include "master/tools/calibrate.h"
 #include "master/tools/perplexity.h"
 
 #include <math.h>
@@ -90,52 +92,99 @@ static void print(const cake_master_options *o, const cake_perplexity *p, uint32
 /* A cluster with the plan deployed. The reference is computed on this machine alone: workers belong
  * to the model that is looked at. */
 static cake_status bring_up(cake_session *s, const cake_master_options *o, uint32_t parallel,
-                            cake_error *err) {
+                            bool collect, cake_error *err) {
     cake_status st = cake_session_plan(s, parallel, err);
+    if (st == CAKE_OK) s->plan.options.collect = collect;
     if (st == CAKE_OK && !o->quiet) cake_plan_print(&s->plan.request, &s->plan.plan, stderr);
     return st == CAKE_OK ? cake_session_deploy(s, err) : st;
 }
 
+/* The session with the text's tokens, ready to be scored: c says how, but for the clusters. */
+static cake_status open_text(cake_session *s, cake_master_options *o, cake_ids *ids,
+                             cake_perplexity_config *c, cake_error *err) {
+    const bool any_window = o->context == 0;
+    if (any_window) o->context = WINDOW;
+    cake_status st = cake_session_open(s, o, true, err);
+    if (st != CAKE_OK) return st;
+    const uint32_t most = s->model.config.max_positions;
+    if (any_window && most && most < WINDOW) o->context = most;
+    st = read_text(o, s->model.path, ids, &c->bos, err);
+    c->ids = ids->v, c->n_ids = ids->n;
+    c->window = (uint32_t)o->context;
+    c->n_vocab = s->model.config.vocab;
+    return st;
+}
+
+static cake_status score(cake_session *s, cake_perplexity_config *c, cake_perplexity *p,
+                         const char *label, cake_error *err) {
+    ui u = {.progress = s->progress};
+    u.bar = cake_progress_start(s->progress, label, cake_perplexity_tokens(c), CAKE_PROGRESS_COUNT);
+    c->model = s->cluster;
+    c->progress = on_progress, c->arg = &u;
+    cake_status st = cake_perplexity_run(c, p, err);
+    cake_progress_finish(s->progress, u.bar, st == CAKE_OK, NULL);
+    return st;
+}
+
 cake_status cake_command_perplexity(const cake_master_options *given, cake_error *err) {
     cake_master_options o = *given, ro;
-    if (!o.context) o.context = WINDOW;
-    ro = o;
-    ro.model = o.reference;
-    ro.topology = NULL;
-    ro.min_workers = 0;
-    ro.discovery_timeout_ms = 0;
     cake_session s, ref;
     cake_ids ids = {0};
     cake_perplexity_config c = {.parallel = PARALLEL, .bos = -1};
     cake_perplexity p;
     memset(&ref, 0, sizeof ref);
-    cake_status st = cake_session_open(&s, &o, true, err);
-    if (st == CAKE_OK && given->context == 0 && s.model.config.max_positions &&
-        s.model.config.max_positions < WINDOW)
-        o.context = s.model.config.max_positions;
-    if (st == CAKE_OK) st = read_text(&o, s.model.path, &ids, &c.bos, err);
-    if (st == CAKE_OK) st = bring_up(&s, &o, o.reference ? 1 : PARALLEL, err);
+    cake_status st = open_text(&s, &o, &ids, &c, err);
+    if (st == CAKE_OK) st = bring_up(&s, &o, o.reference ? 1 : PARALLEL, false, err);
     if (st == CAKE_OK && o.reference) {
-        ro.context = o.context;
+        ro = o;
+        ro.model = o.reference;
+        ro.topology = NULL;
+        ro.min_workers = 0;
+        ro.discovery_timeout_ms = 0;
         st = cake_session_open(&ref, &ro, true, err);
         if (st == CAKE_OK) st = same_tokens(&o, &s, &ref, &ids, c.bos, err);
-        if (st == CAKE_OK) st = bring_up(&ref, &ro, 1, err);
+        if (st == CAKE_OK) st = bring_up(&ref, &ro, 1, false, err);
+        c.reference = ref.cluster;
     }
-    if (st == CAKE_OK) {
-        c.ids = ids.v, c.n_ids = ids.n;
-        c.window = (uint32_t)o.context;
-        c.n_vocab = s.model.config.vocab;
-        c.model = s.cluster;
-        c.reference = o.reference ? ref.cluster : NULL;
-        ui u = {.progress = s.progress};
-        u.bar = cake_progress_start(s.progress, "scoring", ids.n, CAKE_PROGRESS_COUNT);
-        c.progress = on_progress, c.arg = &u;
-        st = cake_perplexity_run(&c, &p, err);
-        cake_progress_finish(s.progress, u.bar, st == CAKE_OK, NULL);
-    }
-    if (o.reference && ref.o) cake_session_close(&ref);
+    if (st == CAKE_OK) st = score(&s, &c, &p, "scoring", err);
+    if (ref.o) cake_session_close(&ref);
     cake_session_close(&s);
     if (st == CAKE_OK) print(&o, &p, c.window);
+    cake_ids_deinit(&ids);
+    return st;
+}
+
+/* "stories.txt" of "/home/me/stories.txt" */
+static char *last_part(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return cake_strdup(slash && slash[1] ? slash + 1 : path);
+}
+
+cake_status cake_command_calibrate(const cake_master_options *given, cake_error *err) {
+    cake_master_options o = *given;
+    cake_session s;
+    cake_ids ids = {0};
+    /* one window at a time: sums are then taken in one order, on one machine or on many */
+    cake_perplexity_config c = {.parallel = 1, .bos = -1, .max_windows = (size_t)o.chunks};
+    cake_perplexity p;
+    cake_imatrix m = {0};
+    cake_status st = open_text(&s, &o, &ids, &c, err);
+    if (st == CAKE_OK) st = bring_up(&s, &o, 1, true, err);
+    if (st == CAKE_OK) st = score(&s, &c, &p, "calibrating", err);
+    if (st == CAKE_OK) {
+        m.dataset = last_part(o.text);
+        m.n_chunks = (uint32_t)p.n_windows;
+        m.chunk_size = c.window;
+        st = cake_calibrate_fetch(s.cluster, s.model.layout, &m, err);
+    }
+    if (st == CAKE_OK) st = cake_imatrix_save(&m, o.out, err);
+    if (st == CAKE_OK)
+        cake_progress_line(s.progress,
+                           "%s: %zu matrices, %llu tokens in %llu windows of %u; perplexity %.4f",
+                           o.out, m.n, (unsigned long long)p.n_tokens,
+                           (unsigned long long)p.n_windows, c.window, exp(p.nll));
+    cake_session_close(&s);
+    cake_imatrix_deinit(&m);
     cake_ids_deinit(&ids);
     return st;
 }

@@ -44,6 +44,32 @@ void cake_model_close(cake_model *m) {
     *m = (cake_model){0};
 }
 
+/* A token reads and multiplies with top_k experts of a layer, however many it holds. */
+static uint64_t idle_bytes(const cake_model *m, uint32_t unit) {
+    const cake_moe_config *moe = &m->config.moe;
+    uint64_t bytes = 0;
+    for (uint32_t j = 0; j < m->layout->units[unit].n_modules; j++) {
+        const cake_module *mod = &m->layout->units[unit].modules[j];
+        if (mod->role < CAKE_ROLE_EXPERT_GATE || mod->role > CAKE_ROLE_EXPERT_DOWN) continue;
+        const int32_t t[] = {mod->weight, mod->scales, mod->biases};
+        for (size_t i = 0; i < 3; i++)
+            if (t[i] >= 0) bytes += m->checkpoint->tensors[t[i]].n_bytes;
+    }
+    return bytes ? bytes / moe->n_experts * (moe->n_experts - moe->top_k) : 0;
+}
+
+static uint64_t macs_of(const cake_model *m, uint32_t unit) {
+    const cake_moe_config *moe = &m->config.moe;
+    uint64_t macs = 0;
+    for (uint32_t j = 0; j < m->layout->units[unit].n_modules; j++) {
+        const cake_module *mod = &m->layout->units[unit].modules[j];
+        bool expert = mod->role >= CAKE_ROLE_EXPERT_GATE && mod->role <= CAKE_ROLE_EXPERT_DOWN;
+        if (expert && mod != cake_layout_expert(m->layout, unit, mod->role, 0)) continue;
+        if (mod->n > 1) macs += (uint64_t)mod->n * mod->k * (expert ? moe->top_k : 1);
+    }
+    return macs;
+}
+
 cake_status cake_model_units(const cake_model *m, uint32_t sequences, uint32_t context,
                              uint32_t max_rows, cake_plan_unit **out, cake_error *err) {
     uint32_t n_units = m->config.n_layers + 2;
@@ -57,16 +83,13 @@ cake_status cake_model_units(const cake_model *m, uint32_t sequences, uint32_t c
             free(u);
             return st;
         }
-        uint64_t macs = 0;
-        for (uint32_t j = 0; j < m->layout->units[i].n_modules; j++) {
-            const cake_module *mod = &m->layout->units[i].modules[j];
-            if (mod->n > 1) macs += (uint64_t)mod->n * mod->k;
-        }
+        uint64_t idle = idle_bytes(m, i);
+        if (idle > need.weight_bytes) idle = need.weight_bytes;
         bool layer = i > 0 && i < n_units - 1, embed = i == 0;
         u[i] = (cake_plan_unit){
             .weight_bytes = need.weight_bytes,
-            .read_bytes = embed ? need.weight_bytes / m->config.vocab : need.weight_bytes,
-            .macs = embed ? m->config.hidden : macs,
+            .read_bytes = embed ? need.weight_bytes / m->config.vocab : need.weight_bytes - idle,
+            .macs = embed ? m->config.hidden : macs_of(m, i),
             .kv_bytes = layer ? cake_embed_kv_block_bytes(&m->config) / CAKE_EMBED_KV_BLOCK : 0,
             .scratch_bytes = need.scratch_bytes};
         if (i == n_units - 1)

@@ -66,12 +66,11 @@ size_t cake_perplexity_windows(const cake_perplexity_config *c) {
     const size_t per = text_per_window(c), least = c->bos >= 0 ? 1 : 2;
     size_t n = c->n_ids / per, rest = c->n_ids % per;
     if (rest >= least && (rest * 2 >= per || n == 0)) n++;
-    return n;
+    return c->max_windows && n > c->max_windows ? c->max_windows : n;
 }
 
-/* Tokens that n windows count. */
-static uint64_t counted(const cake_perplexity_config *c, size_t n) {
-    const size_t per = text_per_window(c);
+uint64_t cake_perplexity_tokens(const cake_perplexity_config *c) {
+    const size_t per = text_per_window(c), n = cake_perplexity_windows(c);
     const size_t ids = n * per < c->n_ids ? n * per : c->n_ids;
     return c->bos >= 0 ? ids : ids - n;
 }
@@ -232,7 +231,7 @@ cake_status cake_perplexity_run(const cake_perplexity_config *c, cake_perplexity
                 c->ids[i], c->n_vocab);
     const size_t slots = c->reference || !c->parallel ? 1 : c->parallel < n ? c->parallel : n;
     run r = {.c = c};
-    r.total = counted(c, n);
+    r.total = cake_perplexity_tokens(c);
     r.sums = cake_calloc(n, sizeof *r.sums);
     r.scratch = cake_calloc(c->n_vocab, sizeof *r.scratch);
     if (c->reference) {

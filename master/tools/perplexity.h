@@ -15,6 +15,7 @@ typedef struct {
     int64_t bos;             /* -1: none */
     uint32_t window;         /* positions of a window, bos included; 2 or more */
     uint32_t n_vocab;        /* width of the logits */
+    size_t max_windows;      /* 0: all */
     uint32_t parallel;       /* windows under way at once; with a reference, one */
     cake_cluster *model;     /* deployed for sequences of `window` positions */
     cake_cluster *reference; /* NULL, or of a model with the same tokens */
@@ -31,8 +32,9 @@ typedef struct {
     double top1;                    /* and how often the likeliest token is the same */
 } cake_perplexity;
 
-/* Windows that a text of n_ids tokens gives. */
+/* Windows that the text gives, and tokens that count in them. */
 size_t cake_perplexity_windows(const cake_perplexity_config *c);
+uint64_t cake_perplexity_tokens(const cake_perplexity_config *c);
 
 /* Blocks until the text is scored. Allocates; with a reference, window x n_vocab
  * floats. CAKE_EINVAL: a text of less than two tokens; otherwise what the clusters say. */

@@ -1,6 +1,7 @@
 #!/bin/bash
-# cake-master perplexity: the value the logits give, the float64 reference's value, the same digits over two workers as alone,
-# a model beside itself and beside its unquantized form, and what it says of texts that cannot be scored.
+# cake-master perplexity and calibrate: the value the logits give, the float64 reference's value, the same digits over two workers as alone,
+# a model beside itself and beside its unquantized form, an importance
+# matrix that is the same from one node and from two, and what is said of texts that cannot be scored.
 . "${0%/*}/lib.sh"
 it_sandbox "$@"
 it_need python3
@@ -70,6 +71,18 @@ same "no divergence, every token the same" "0 1 True" \
 check "beside the unquantized model, over two workers" ppl kl --model "$M" --topology "$IT/topology.yml" \
     --cluster-key-file "$IT_KEY" --context 128 --text "$IT/text.txt" --reference "$REF"
 same "some divergence, most tokens the same" True "$(json "0.01 < d[0]['kl_divergence'] < 0.5 and 0.7 < d[0]['top1_agreement'] < 1" kl)"
+
+calibrate() { master 1 calibrate --threads 1 --text "$IT/text.txt" --out "$@"; }
+check "an importance matrix, alone" calibrate "$IT/alone.dat" "${alone[@]}" --context 128
+check "over two workers" calibrate "$IT/split.dat" --model "$M" --topology "$IT/topology.yml" --cluster-key-file "$IT_KEY" \
+    --context 128
+check "the same bytes" cmp "$IT/alone.dat" "$IT/split.dat"
+same "an entry for each matrix" $((layers * 7 + 1)) "$(od -An -tu4 -N4 "$IT/alone.dat" | tr -d ' ')"
+check "as GGUF, of one window" calibrate "$IT/one.gguf" "${alone[@]}" --context 128 --chunks 1
+same "its magic" GGUF "$(head -c 4 "$IT/one.gguf")"
+same "what it tells" 1 "$(grep -c "tokens in 1 windows of 128; perplexity" "$IT/err")"
+check "nowhere to write" fails master 1 calibrate "${alone[@]}" --text "$IT/two.txt" --out "$IT/none/x.dat"
+check "says so" grep -q "none/x.dat" "$IT/err"
 
 : >"$IT/empty.txt"
 check "an empty text" says "too short" --text "$IT/empty.txt"

@@ -20,9 +20,11 @@ static void one_case(cake_wspec s, uint32_t n_tok, bool f32_mode, void *scratch)
         uint64_t h = fnv(0xcbf29ce484222325ull, y, sizeof(float) * n_tok * s.n);
         if (!f32_mode && s.kind != CAKE_W_DENSE)
             h = fnv(h, a.act.sum64, sizeof(float) * ((s.k + 63) / 64) * n_tok);
-        printf("kind%d-b%u-g%u-t%d-n%u-k%u-tok%u-f32%d %s %016llx\n", (int)s.kind, s.bits, s.group,
-               (int)s.ftype, s.n, s.k, n_tok, f32_mode, cake_isa_name((cake_isa)isa),
-               (unsigned long long)h);
+        if (!f32_mode && s.kind != CAKE_W_DENSE)
+            h = fnv(h, a.act.neg16, sizeof(int32_t) * 2 * ((s.k + 31) / 32) * n_tok);
+        printf("kind%d-c%d-fp%d-b%u-g%u-t%d-n%u-k%u-tok%u-f32%d %s %016llx\n", (int)s.kind,
+               (int)s.codec, (int)s.fp, s.bits, s.group, (int)s.ftype, s.n, s.k, n_tok, f32_mode,
+               cake_isa_name((cake_isa)isa), (unsigned long long)h);
         md_act_free(&a);
     }
     md_act_free(&in);
@@ -43,6 +45,12 @@ int main(void) {
             for (size_t k = 0; k < 5; k++)
                 one_case(MD_DENSE((cake_ftype)t, 35, ks[k]), toks[n], true, scratch);
         }
+    for (int which = 0; which < MD_BLOCKS; which++)
+        for (size_t n = 0; n < 3; n++)
+            for (uint32_t k = 0; k < 2; k++)
+                for (int f32 = 0; f32 < 2; f32++)
+                    one_case(md_block_spec(which, 35, k ? 1024 : md_block_columns(which) * 3),
+                             toks[n], f32, scratch);
     free(scratch);
     return 0;
 }

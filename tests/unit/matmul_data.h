@@ -29,6 +29,22 @@ static inline float md_float(void) { /* [-1, 1) */
                   .n = rows,                                                                       \
                   .k = columns})
 
+#define MD_BLOCK(which, rows, columns)                                                             \
+    ((cake_wspec){.kind = CAKE_W_BLOCK, .codec = which, .n = rows, .k = columns})
+#define MD_FP(which, rows, columns)                                                                \
+    ((cake_wspec){.kind = CAKE_W_FP, .fp = which, .n = rows, .k = columns})
+
+/* Every block and fp format. */
+enum { MD_BLOCKS = CAKE_CODEC_COUNT + CAKE_FP_COUNT };
+static inline cake_wspec md_block_spec(int which, uint32_t n, uint32_t k) {
+    return which < CAKE_CODEC_COUNT ? MD_BLOCK((cake_codec)which, n, k)
+                                    : MD_FP((cake_fp_mode)(which - CAKE_CODEC_COUNT), n, k);
+}
+static inline uint32_t md_block_columns(int which) {
+    return which < CAKE_CODEC_COUNT ? cake_codec_get((cake_codec)which)->weights
+                                    : cake_fp_get((cake_fp_mode)(which - CAKE_CODEC_COUNT))->group;
+}
+
 typedef struct {
     cake_wspec spec;
     uint8_t *mem, *weight, *scales, *biases; /* deliberately at odd addresses */
@@ -56,6 +72,29 @@ static inline void md_put_float(uint8_t *p, cake_ftype t) {
     memcpy(p, &h, 2);
 }
 
+/* Where the two f16 of a codec's block lie; -1 where it has none. */
+static inline void md_halves(cake_codec codec, int at[2]) {
+    static const int8_t halves[CAKE_CODEC_COUNT][2] = {
+        [CAKE_CODEC_Q4_0] = {0, -1},   [CAKE_CODEC_Q4_1] = {0, 2},   [CAKE_CODEC_Q5_0] = {0, -1},
+        [CAKE_CODEC_Q5_1] = {0, 2},    [CAKE_CODEC_Q8_0] = {0, -1},  [CAKE_CODEC_Q2_K] = {80, 82},
+        [CAKE_CODEC_Q3_K] = {108, -1}, [CAKE_CODEC_Q4_K] = {0, 2},   [CAKE_CODEC_Q5_K] = {0, 2},
+        [CAKE_CODEC_MXFP4] = {-1, -1}, [CAKE_CODEC_NVFP4] = {-1, -1}};
+    at[0] = codec == CAKE_CODEC_Q6_K ? 208 : halves[codec][0];
+    at[1] = codec == CAKE_CODEC_Q6_K ? -1 : halves[codec][1];
+}
+
+/* Random blocks of modest scales. */
+static inline void md_fill_blocks(uint8_t *p, size_t bytes, cake_codec codec) {
+    int at[2];
+    md_halves(codec, at);
+    for (size_t i = 0; i < bytes; i++) p[i] = (uint8_t)(md_random() >> 20);
+    for (size_t i = 0; i < bytes; i += cake_codec_get(codec)->bytes) {
+        for (int j = 0; j < 2; j++)
+            if (at[j] >= 0) md_put_float(p + i + at[j], CAKE_F16);
+        if (codec == CAKE_CODEC_MXFP4) p[i] = (uint8_t)(p[i] % 13 + 119);
+    }
+}
+
 static inline void *md_aligned(size_t bytes) {
     void *p = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
     if (!p) abort();
@@ -63,8 +102,9 @@ static inline void *md_aligned(size_t bytes) {
 }
 
 static inline cake_wstored md_stored(const md_matrix *m) {
-    bool dense = m->spec.kind == CAKE_W_DENSE;
-    return (cake_wstored){m->weight, dense ? NULL : m->scales, dense ? NULL : m->biases};
+    bool scales = m->spec.kind == CAKE_W_AFFINE || m->spec.kind == CAKE_W_FP;
+    return (cake_wstored){m->weight, scales ? m->scales : NULL,
+                          m->spec.kind == CAKE_W_AFFINE ? m->biases : NULL};
 }
 
 static inline void md_pack(md_matrix *m) {
@@ -82,11 +122,15 @@ static inline md_matrix md_new(cake_wspec s) {
     m.mem = malloc(wb + 2 * sb + 3);
     if (!m.mem) abort();
     m.weight = m.mem + 1, m.scales = m.weight + wb + 1, m.biases = m.scales + sb + 1;
-    if (s.kind == CAKE_W_DENSE)
+    if (s.kind == CAKE_W_BLOCK)
+        md_fill_blocks(m.weight, wb, s.codec);
+    else if (s.kind == CAKE_W_DENSE)
         for (size_t i = 0; i < wb; i += fb) md_put_float(m.weight + i, s.ftype);
     else
         for (size_t i = 0; i < wb; i++) m.weight[i] = (uint8_t)(md_random() >> 20);
-    for (size_t i = 0; i < sb; i += fb) {
+    for (size_t i = 0; s.kind == CAKE_W_FP && i < sb; i++)
+        m.scales[i] = (uint8_t)(s.fp == CAKE_FP_NVFP4 ? md_random() >> 20 : md_random() % 13 + 119);
+    for (size_t i = 0; s.kind == CAKE_W_AFFINE && i < sb; i += fb) {
         md_put_float(m.scales + i, s.ftype);
         md_put_float(m.biases + i, s.ftype);
     }
@@ -140,6 +184,19 @@ static inline float md_weight(const md_matrix *m, uint32_t row, uint32_t k) {
     }
     float product = (float)(md_scale(m, row, k, false) * md_code(m, row, k));
     return (float)((double)product + md_scale(m, row, k, true));
+}
+
+/* One row, as the accurate mode defines it: block and fp formats by the codecs, which have tests of
+ * their own. */
+static inline void md_row(const md_matrix *m, uint32_t row, float *out) {
+    const cake_wspec *s = &m->spec;
+    const uint8_t *w = m->weight + row * cake_stored_row_bytes(s);
+    if (s->kind == CAKE_W_BLOCK)
+        cake_codec_decode_row(s->codec, w, out, s->k);
+    else if (s->kind == CAKE_W_FP)
+        cake_fp_decode(s->fp, w, m->scales + row * cake_stored_scale_row_bytes(s), out, s->k);
+    else
+        for (uint32_t k = 0; k < s->k; k++) out[k] = md_weight(m, row, k);
 }
 
 /* ---- activations ---- */

@@ -90,6 +90,86 @@ static void test_families(void **state) {
     cake_config_deinit(&c);
 }
 
+/* Mixtures of experts: which layers, how many, what must be said and what must agree. */
+#define QWEN2_MOE(x) MIXTURE("qwen2_moe", x ",\"shared_expert_intermediate_size\":48")
+#define QWEN3_MOE(x) MIXTURE("qwen3_moe", x)
+#define MIXTURE(type, x)                                                                           \
+    "{\"model_type\":\"" type "\",\"rope_theta\":1e6," BASE ",\"moe_intermediate_size\":32" x "}"
+#define EIGHT_TWO ",\"num_experts\":8,\"num_experts_per_tok\":2"
+#define NORM      ",\"norm_topk_prob\":true"
+static void test_mixtures(void **state) {
+    (void)state;
+    cake_model_config c = parse_ok(QWEN2_MOE(EIGHT_TWO));
+    assert_int_equal(c.family, CAKE_FAMILY_QWEN2_MOE);
+    assert_true(c.q_bias && c.k_bias && c.v_bias && !c.o_bias && !c.qk_norm);
+    assert_true(c.moe.n_experts == 8 && c.moe.top_k == 2 && c.moe.ff == 32);
+    assert_true(c.moe.shared_ff == 48 && !c.moe.norm_top_k && c.ff == 0);
+    assert_true(cake_config_has_experts(&c, 0) && cake_config_has_experts(&c, 1));
+    cake_config_deinit(&c);
+    c = parse_ok(QWEN2_MOE(EIGHT_TWO NORM ",\"qkv_bias\":false"));
+    assert_true(!c.q_bias && !c.k_bias && !c.v_bias && c.moe.norm_top_k);
+    cake_config_deinit(&c);
+    c = parse_ok(QWEN3_MOE(EIGHT_TWO NORM ",\"decoder_sparse_step\":2"));
+    assert_true(c.qk_norm && !c.q_bias && c.moe.shared_ff == 0 && c.ff == 128);
+    assert_true(!cake_config_has_experts(&c, 0) && cake_config_has_experts(&c, 1));
+    cake_config_deinit(&c);
+    c = parse_ok(QWEN3_MOE(EIGHT_TWO NORM ",\"mlp_only_layers\":[1]"));
+    assert_true(cake_config_has_experts(&c, 0) && !cake_config_has_experts(&c, 1));
+    cake_config_deinit(&c);
+    c = parse_ok(QWEN3_MOE(EIGHT_TWO NORM ",\"mlp_only_layers\":[1,0]"));
+    assert_true(c.moe.n_experts == 0 && c.moe.top_k == 0 && c.ff == 128); /* all dense */
+    cake_config_deinit(&c);
+    c = parse_ok(QWEN3_MOE(",\"num_experts\":0"));
+    assert_true(c.moe.n_experts == 0 && c.ff == 128);
+    cake_config_deinit(&c);
+    c = parse_ok(MIXTURE("mixtral", ",\"num_local_experts\":4,\"num_experts_per_tok\":2"));
+    assert_true(c.family == CAKE_FAMILY_MIXTRAL && !c.q_bias && !c.qk_norm);
+    assert_true(c.moe.n_experts == 4 && c.moe.ff == 128 && c.moe.norm_top_k && c.ff == 0);
+    cake_config_deinit(&c);
+
+    static const struct {
+        const char *text;
+        cake_status st;
+        const char *words;
+    } bad[] = {
+        {QWEN3_MOE(EIGHT_TWO), CAKE_EFORMAT, "norm_topk_prob"},
+        {QWEN3_MOE(",\"num_experts_per_tok\":2" NORM), CAKE_EFORMAT, "\"num_experts\" is missing"},
+        {QWEN3_MOE(",\"num_experts\":8" NORM), CAKE_EFORMAT, "num_experts_per_tok"},
+        {QWEN3_MOE(",\"num_experts\":8,\"num_experts_per_tok\":9" NORM), CAKE_EFORMAT,
+         "more than the 8 experts"},
+        {QWEN3_MOE(",\"num_experts\":1025,\"num_experts_per_tok\":9" NORM), CAKE_EFORMAT,
+         "num_experts"},
+        {QWEN3_MOE(",\"num_experts\":512,\"num_experts_per_tok\":65" NORM), CAKE_EFORMAT,
+         "num_experts_per_tok"},
+        {QWEN3_MOE(EIGHT_TWO NORM ",\"num_local_experts\":4"), CAKE_EFORMAT,
+         "\"num_experts\" is 8 and \"num_local_experts\" is 4"},
+        {QWEN3_MOE(EIGHT_TWO NORM ",\"shared_expert_intermediate_size\":4"), CAKE_EUNSUPPORTED,
+         "shared_expert"},
+        {QWEN3_MOE(EIGHT_TWO NORM ",\"decoder_sparse_step\":0"), CAKE_EFORMAT,
+         "decoder_sparse_step"},
+        {QWEN3_MOE(EIGHT_TWO NORM ",\"mlp_only_layers\":[2]"), CAKE_EFORMAT, "mlp_only_layers"},
+        {QWEN3_MOE(EIGHT_TWO NORM ",\"mlp_only_layers\":[-1]"), CAKE_EFORMAT, "mlp_only_layers"},
+        {QWEN3_MOE(EIGHT_TWO NORM ",\"mlp_only_layers\":[\"0\"]"), CAKE_EFORMAT, "mlp_only_layers"},
+        {QWEN3_MOE(EIGHT_TWO NORM ",\"mlp_only_layers\":0"), CAKE_EFORMAT, "mlp_only_layers"},
+        {QWEN3_MOE(EIGHT_TWO NORM ",\"attention_bias\":true"), CAKE_EUNSUPPORTED, "attention_bias"},
+        {QWEN3_MOE(EIGHT_TWO NORM ",\"n_shared_experts\":1"), CAKE_EUNSUPPORTED,
+         "n_shared_experts"},
+        {MIXTURE("qwen2_moe", EIGHT_TWO), CAKE_EFORMAT, "shared_expert_intermediate_size"},
+        {MIXTURE("mixtral", ",\"num_local_experts\":0,\"num_experts_per_tok\":2"), CAKE_EFORMAT,
+         "num_local_experts"},
+        {MIXTURE("mixtral", ",\"num_local_experts\":4,\"num_experts_per_tok\":2,"
+                            "\"sliding_window\":4096"),
+         CAKE_EUNSUPPORTED, "\"sliding_window\": 4096"},
+        {"{\"model_type\":\"qwen3_moe\",\"rope_theta\":1e6,\"hidden_size\":64,"
+         "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":100,"
+         "\"rms_norm_eps\":1e-5,\"moe_intermediate_size\":32,\"mlp_only_layers\":[0]" EIGHT_TWO NORM
+         "}",
+         CAKE_EFORMAT, "\"intermediate_size\" is missing, and 1 layers"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        refused(bad[i].text, bad[i].st, bad[i].words);
+}
+
 static void test_rope(void **state) {
     (void)state;
     cake_model_config c = parse_ok(
@@ -414,8 +494,8 @@ static void test_collection(void **state) {
         {.file = "configs/gpt-oss-20b", .refusal = "\"model_type\" \"gpt_oss\" is not supported"},
         {.file = "configs/granite-3.1-1b-a400m-moe",
          .refusal = "\"model_type\" \"granitemoe\" is not supported"},
-        {.file = "configs/mixtral-wizardlm2-8x22b",
-         .refusal = "\"model_type\" \"mixtral\" is not supported"},
+        {"configs/mixtral-wizardlm2-8x22b", NULL, CAKE_FAMILY_MIXTRAL, 6144, 56, 48, 8, 128, 0,
+         32000, 0},
         {.file = "configs/qwen3.5-25b-reap-a3b-moe",
          .refusal = "\"model_type\" \"qwen3_5_moe_text\" is not supported"},
         {.file = "configs/qwen3.5-9b-mlx-8bit",
@@ -424,8 +504,8 @@ static void test_collection(void **state) {
          .refusal = "\"model_type\" \"qwen3_5\" is not supported"},
         {"models/babyllama105-pad256-kquant-q4_k_m", NULL, CAKE_FAMILY_LLAMA, 256, 5, 16, 8, 16,
          512, 105, 1},
-        {.file = "models/babyllama105-qwen2moe-mlx-4bit-gate8",
-         .refusal = "\"model_type\" \"qwen2_moe\" is not supported"},
+        {"models/babyllama105-qwen2moe-mlx-4bit-gate8", NULL, CAKE_FAMILY_QWEN2_MOE, 128, 5, 8, 4,
+         16, 0, 105, 0},
     };
     char *there = shared_data("configs");
     if (!there) skip();
@@ -472,11 +552,12 @@ static void test_shipped(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),      cmocka_unit_test(test_families),
-        cmocka_unit_test(test_rope),       cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_quant_variants),
-        cmocka_unit_test(test_kquant),     cmocka_unit_test(test_quant_refusals),
-        cmocka_unit_test(test_collection), cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_llama),          cmocka_unit_test(test_families),
+        cmocka_unit_test(test_mixtures),       cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_windows),        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_quant_variants), cmocka_unit_test(test_kquant),
+        cmocka_unit_test(test_quant_refusals), cmocka_unit_test(test_collection),
+        cmocka_unit_test(test_shipped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

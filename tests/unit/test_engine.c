@@ -186,9 +186,9 @@ static void check_reference(const char *dir, bool f32) {
     close_model(&m);
 }
 
-static void check_folder(const char *parent, bool f32) {
+static void check_folder(const char *parent, int (*wanted)(const struct dirent *), bool f32) {
     struct dirent **list;
-    int n = scandir(parent, &list, NULL, alphasort), seen = 0;
+    int n = scandir(parent, &list, wanted, alphasort), seen = 0;
     if (n < 0) fail_msg("no folder %s", parent);
     for (int i = 0; i < n; i++) {
         if (list[i]->d_name[0] != '.') {
@@ -209,11 +209,26 @@ static void check_folder(const char *parent, bool f32) {
 
 static void models_f32(void **state) {
     (void)state;
-    check_folder("tests/models", true);
+    check_folder("tests/models", NULL, true);
 }
 static void models_int8(void **state) {
     (void)state;
-    check_folder("tests/models", false);
+    check_folder("tests/models", NULL, false);
+}
+static int is_mixture(const struct dirent *d) {
+    return strstr(d->d_name, "moe") != NULL;
+}
+/* The collection's mixtures of experts: the same stories from experts instead of one feed-forward.
+ */
+static void shared_mixtures(void **state) {
+    (void)state;
+    static const char parent[] = "../shared/data/models";
+    if (!cake_dir_exists(parent)) {
+        print_message("skip: %s is missing\n", parent);
+        skip();
+    }
+    check_folder(parent, is_mixture, true);
+    check_folder(parent, is_mixture, false);
 }
 /* ---- same bits ---- */
 
@@ -427,10 +442,15 @@ static void kv_tables(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kv_tables),     cmocka_unit_test(models_f32),
-        cmocka_unit_test(models_int8),   cmocka_unit_test(every_split),
-        cmocka_unit_test(every_chunk),   cmocka_unit_test(batched_equals_alone),
-        cmocka_unit_test(fork_and_trim), cmocka_unit_test(bad_batches),
+        cmocka_unit_test(kv_tables),
+        cmocka_unit_test(models_f32),
+        cmocka_unit_test(models_int8),
+        cmocka_unit_test(shared_mixtures),
+        cmocka_unit_test(every_split),
+        cmocka_unit_test(every_chunk),
+        cmocka_unit_test(batched_equals_alone),
+        cmocka_unit_test(fork_and_trim),
+        cmocka_unit_test(bad_batches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

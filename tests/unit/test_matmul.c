@@ -10,7 +10,7 @@
 
 #define EPS 0x1p-24
 
-enum { MAX_TOK = 100, MAX_N = 67, MAX_K = 640 };
+enum { MAX_TOK = 100, MAX_N = 67, MAX_K = 1280 };
 static const uint32_t n_toks[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
                                   12, 13, 14, 15, 16, 17, 31, 64, 65, 100};
 static const cake_ftype ftypes[] = {CAKE_F16, CAKE_BF16, CAKE_F32};
@@ -23,9 +23,10 @@ static void same(const float *a, const float *b, size_t n, const char *what, con
                  uint32_t n_tok) {
     for (size_t i = 0; i < n; i++) {
         if (memcmp(a + i, b + i, 4) == 0 || (isnan(a[i]) && isnan(b[i]))) continue;
-        fail_msg("%s: kind %d bits %u group %u type %d n %u k %u tokens %u: [%zu] %a, want %a",
-                 what, (int)s->kind, s->bits, s->group, (int)s->ftype, s->n, s->k, n_tok, i,
-                 (double)a[i], (double)b[i]);
+        fail_msg("%s: kind %d codec %d fp %d bits %u group %u type %d n %u k %u tokens %u: [%zu] "
+                 "%a, want %a",
+                 what, (int)s->kind, (int)s->codec, (int)s->fp, s->bits, s->group, (int)s->ftype,
+                 s->n, s->k, n_tok, i, (double)a[i], (double)b[i]);
     }
 }
 
@@ -109,6 +110,66 @@ static void test_dense_isas(void **state) {
                 cake_wspec s = MD_DENSE(ftypes[f], rows[r], ks[k]);
                 check_all(s, r & 1, counts, COUNT(counts));
             }
+}
+
+/* Block and fp formats: odd multiples of their columns, so that units end short. */
+static void test_block_isas(void **state) {
+    (void)state;
+    static const uint32_t rows[] = {35, 1, 48, 17}, counts[] = {1, 2, 3, 5, 8, 65};
+    for (int which = 0; which < MD_BLOCKS; which++) {
+        const uint32_t columns = md_block_columns(which);
+        for (int f32 = 0; f32 < 2; f32++) {
+            for (uint32_t blocks = 1; blocks <= 5; blocks += blocks == 3 ? 2 : 1)
+                check_all(md_block_spec(which, rows[blocks % 4], columns * blocks), f32, n_toks,
+                          blocks == 3 && !f32 ? COUNT(n_toks) : 5);
+            check_all(md_block_spec(which, 33, columns * (256 / columns + 1)), f32, counts,
+                      COUNT(counts));
+        }
+    }
+}
+
+/* Against exact arithmetic with the decoded weights. Per 32 columns four roundings at most, in the
+ * weights three; none is of more than the magnitudes summed up so far. */
+static void test_block_f64(void **state) {
+    (void)state;
+    for (int which = 0; which < MD_BLOCKS; which++)
+        for (int f32 = 0; f32 < 2; f32++) {
+            cake_wspec s = md_block_spec(which, 21, 512);
+            md_matrix m = md_new(s);
+            md_act a = md_act_new(s.k, 3, cake_matmul_for(CAKE_ISA_SCALAR), NULL, 0);
+            make_reference(&m, &a, f32);
+            float w[512], scaled[512];
+            for (uint32_t r = 0; r < s.n; r++) {
+                md_row(&m, r, w);
+                memcpy(scaled, w, sizeof w); /* what a min is subtracted from or added to */
+                int at[2] = {-1, -1};
+                if (s.kind == CAKE_W_BLOCK) md_halves(s.codec, at);
+                if (at[1] >= 0) {
+                    uint8_t *row = m.weight + r * cake_stored_row_bytes(&s);
+                    for (size_t i = 0; i < cake_stored_row_bytes(&s);
+                         i += cake_codec_get(s.codec)->bytes)
+                        memset(row + i + at[1], 0, 2);
+                    md_row(&m, r, scaled);
+                }
+                for (uint32_t t = 0; t < 3; t++) {
+                    double y = 0, mag = 0;
+                    for (uint32_t k = 0; k < s.k; k++) {
+                        double x = (double)a.act.x[t * a.act.ldx + k];
+                        if (!f32 && !(s.kind == CAKE_W_FP && s.fp == CAKE_FP_MXFP8))
+                            x = (double)a.act.scale[k / 32 * 3 + t] *
+                                a.act.q[((size_t)(k / 64) * 3 + t) * 64 + k % 64];
+                        y += (double)w[k] * x;
+                        mag +=
+                            (fabs((double)scaled[k]) + fabs((double)(w[k] - scaled[k]))) * fabs(x);
+                    }
+                    double err = fabs(y - (double)reference[t * s.n + r]);
+                    double bound = (s.k / 4.0 + 8) * EPS * mag;
+                    if (!(err <= bound)) fail_msg("format %d: error %g > %g", which, err, bound);
+                }
+            }
+            md_act_free(&a);
+            md_free(&m);
+        }
 }
 
 /* The scalar reference against exact arithmetic on the same quantized activations. Each of the 2U
@@ -264,7 +325,7 @@ static void test_act_quantize(void **state) {
             for (uint32_t h = 0; h < blocks; h++) {
                 const int8_t *q = ref.act.q + ((size_t)(h / 2) * 11 + t) * 64 + h % 2 * 32;
                 float scale = ref.act.scale[h * 11 + t], max = 0;
-                int sum = 0;
+                int sum = 0, half[2] = {0};
                 bool finite = true;
                 for (uint32_t c = h * 32; c < k && c < h * 32 + 32; c++) {
                     finite = finite && isfinite(x[t * k + c]);
@@ -280,8 +341,9 @@ static void test_act_quantize(void **state) {
                     double v = h * 32 + c < k && max > 0 ? (double)x[t * k + h * 32 + c] : 0;
                     double want = max > 0 ? v * 127 / (double)max : 0;
                     assert_true(fabs(want - q[c]) <= 0.5 + 127 * 4 * EPS && q[c] >= -127);
-                    sum += q[c];
+                    sum += q[c], half[c / 16] -= q[c];
                 }
+                assert_memory_equal(half, ref.act.neg16 + (h * 11 + t) * 2, sizeof half);
                 assert_true(ref.act.sum32[h * 11 + t] == scale * (float)sum);
             }
         for (int isa = 0; isa < CAKE_ISA_COUNT; isa++) {
@@ -298,6 +360,7 @@ static void test_act_quantize(void **state) {
                                         32);
             same(a.act.scale, ref.act.scale, (size_t)blocks * 11, "scale", &(cake_wspec){.k = k},
                  11);
+            assert_memory_equal(a.act.neg16, ref.act.neg16, (size_t)blocks * 11 * 2 * 4);
             same(a.act.sum32, ref.act.sum32, (size_t)blocks * 11, "sum32", &(cake_wspec){.k = k},
                  11);
             same(a.act.sum64, ref.act.sum64, (size_t)(blocks + 1) / 2 * 11, "sum64",
@@ -353,7 +416,8 @@ int main(void) {
         cmocka_unit_test(test_dense_isas),  cmocka_unit_test(test_affine_f64),
         cmocka_unit_test(test_f32_f64),     cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_tile_splits), cmocka_unit_test(test_act_quantize),
-        cmocka_unit_test(test_nonfinite),
+        cmocka_unit_test(test_nonfinite),   cmocka_unit_test(test_block_isas),
+        cmocka_unit_test(test_block_f64),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -123,16 +123,17 @@ static void check_matrix(cake_wspec s) {
     md_matrix m = md_new(s);
     size_t tile_bytes = cake_packed_tile_bytes(&s);
     uint32_t tiles = cake_tiles(&s);
-    float row[640];
+    float row[1280], want[1280];
     assert_true(s.k <= COUNT(row));
     for (uint32_t r = 0; r < s.n; r++) {
         cake_mat_row(&m.mat, r, row);
-        for (uint32_t k = 0; k < s.k; k++) {
-            float want = md_weight(&m, r, k);
-            if (memcmp(&row[k], &want, 4) != 0)
-                fail_msg("bits %u group %u type %d row %u col %u: %a, want %a", s.bits, s.group,
-                         (int)s.ftype, r, k, (double)row[k], (double)want);
-        }
+        md_row(&m, r, want);
+        for (uint32_t k = 0; k < s.k; k++)
+            if (memcmp(&row[k], &want[k], 4) != 0)
+                fail_msg("kind %d codec %d fp %d bits %u group %u type %d row %u col %u: %a, want "
+                         "%a",
+                         (int)s.kind, (int)s.codec, (int)s.fp, s.bits, s.group, (int)s.ftype, r, k,
+                         (double)row[k], (double)want[k]);
     }
     /* Rows past n decode to zero. */
     for (uint32_t r = s.n; r < tiles * 16; r++) {
@@ -168,6 +169,33 @@ static void test_import(void **state) {
             for (size_t k = 0; k < COUNT(ks); k++)
                 check_matrix(MD_DENSE(ftypes[f], rows[r], ks[k]));
         }
+}
+
+static void test_import_blocks(void **state) {
+    (void)state;
+    static const uint32_t rows[] = {1, 15, 16, 17, 40};
+    for (int which = 0; which < MD_BLOCKS; which++)
+        for (size_t r = 0; r < COUNT(rows); r++)
+            for (uint32_t blocks = 1; blocks <= 5; blocks++)
+                check_matrix(md_block_spec(which, rows[r], md_block_columns(which) * blocks));
+}
+
+/* Packed size: at most 1.04 of the stored one. A short last unit has a whole head, which shows in
+ * rows of a few hundred columns only. */
+static void test_block_sizes(void **state) {
+    (void)state;
+    for (int which = 0; which < MD_BLOCKS; which++)
+        for (uint32_t k = 256; k <= 8192; k += 256) {
+            cake_wspec s = md_block_spec(which, 64, k);
+            assert_true(cake_wspec_valid(&s));
+            size_t stored = 64 * (cake_stored_row_bytes(&s) + cake_stored_scale_row_bytes(&s));
+            assert_true(cake_packed_bytes(&s) % 64 == 0);
+            assert_true(cake_packed_bytes(&s) * 100 <= stored * 104);
+            s.k++;
+            assert_false(cake_wspec_valid(&s));
+        }
+    assert_false(cake_wspec_valid(&MD_BLOCK(CAKE_CODEC_COUNT, 1, 256)));
+    assert_false(cake_wspec_valid(&MD_FP(CAKE_FP_COUNT, 1, 256)));
 }
 
 /* The worked example of formats.md 2.4: one group of 32 at every width, written by mx.quantize. */
@@ -239,7 +267,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_valid),          cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_layout),         cmocka_unit_test(test_import),
-        cmocka_unit_test(test_worked_example),
+        cmocka_unit_test(test_worked_example), cmocka_unit_test(test_import_blocks),
+        cmocka_unit_test(test_block_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

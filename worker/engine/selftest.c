@@ -49,22 +49,37 @@ out:
     return st;
 }
 
+/* The matrices of a layer, of a stack the first; those it has not got have no packed bytes. */
+enum { MATS_MAX = 16 };
+static size_t layer_mats(const cake_layer_weights *l, cake_mat out[MATS_MAX]) {
+    const cake_moe_weights *m = &l->moe;
+    const cake_linear *linears[] = {
+        &l->q,    &l->k,      &l->v,          &l->o,           &l->gate,      &l->up,
+        &l->down, &m->router, &m->shared_mix, &m->shared_gate, &m->shared_up, &m->shared_down};
+    const cake_stack *stacks[] = {&m->gate, &m->up, &m->down};
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) out[n++] = linears[i]->mat;
+    for (size_t i = 0; m->gate.n && i < sizeof stacks / sizeof *stacks; i++)
+        out[n++] = cake_stack_mat(stacks[i], 0);
+    return n;
+}
+
 cake_status cake_self_test(const cake_weights *w, bool f32_mode, cake_error *err) {
     enum { FORMATS_MAX = 64 };
-    const cake_mat *tested[FORMATS_MAX];
+    cake_mat tested[FORMATS_MAX];
     size_t n_tested = 0;
     for (uint32_t i = 0; i < w->n_layers + 1; i++) {
         const cake_layer_weights *l = i < w->n_layers ? &w->layers[i] : NULL;
-        const cake_linear *all[] = {l ? &l->q : &w->head, l ? &l->k : NULL,    l ? &l->v : NULL,
-                                    l ? &l->o : NULL,     l ? &l->gate : NULL, l ? &l->up : NULL,
-                                    l ? &l->down : NULL};
-        for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
-            if (!all[j] || !all[j]->mat.packed) continue;
+        cake_mat all[MATS_MAX];
+        size_t n = l ? layer_mats(l, all) : 1;
+        if (!l) all[0] = w->head.mat;
+        for (size_t j = 0; j < n; j++) {
+            if (!all[j].packed) continue;
             size_t t = 0;
-            while (t < n_tested && !same_format(&tested[t]->spec, &all[j]->mat.spec)) t++;
+            while (t < n_tested && !same_format(&tested[t].spec, &all[j].spec)) t++;
             if (t < n_tested || n_tested == FORMATS_MAX) continue;
-            tested[n_tested++] = &all[j]->mat;
-            cake_status st = test_one(&all[j]->mat, f32_mode, err);
+            tested[n_tested++] = all[j];
+            cake_status st = test_one(&all[j], f32_mode, err);
             if (st != CAKE_OK) return st;
         }
     }

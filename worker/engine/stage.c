@@ -10,6 +10,7 @@
 #include "kernels/rope.h"
 #include "kernels/vec.h"
 #include "worker/engine/kv.h"
+#include "worker/engine/moe.h"
 #include "worker/engine/selftest.h"
 #include "worker/engine/weights.h"
 
@@ -33,6 +34,7 @@ struct cake_scratch {
     size_t matmul_bytes, attn_bytes; /* per thread */
     float *x, *xn, *q, *k, *v, *gate, *up, *cos, *sin;
     uint8_t *act, *matmul, *attn;
+    cake_moe_scratch moe;
     size_t region_bytes;
     void *region;
 };
@@ -47,6 +49,7 @@ struct cake_stage {
     cake_attn_spec attn;
     cake_rope rope;
     bool first, last; /* has the embedding, has the head */
+    cake_stats *stats; /* NULL: not asked for */
     run *runs;
     uint32_t n_runs;
     const void **blocks; /* room for the block tables of all runs */
@@ -103,7 +106,7 @@ static size_t scratch_layout(cake_scratch *s, const cake_model_config *c, uint32
     PLACE(matmul, uint8_t, s->matmul_bytes * n_threads);
     PLACE(attn, uint8_t, s->attn_bytes * n_threads);
 #undef PLACE
-    return at;
+    return at + cake_moe_scratch_layout(&s->moe, c, rows, base ? base + at : NULL);
 }
 
 cake_status cake_scratch_new(cake_scratch **out, const cake_model_config *c, uint32_t max_rows,
@@ -151,6 +154,7 @@ cake_status cake_stage_measure(const cake_stage_options *o, unsigned n_threads,
         return cake_fail(err, CAKE_EINVAL, "a KV cache of %u blocks is beyond the limits",
                          o->kv_blocks);
     cake_scratch s;
+    if (o->collect) weights += cake_stats_bytes(o->layout, o->unit_begin, o->unit_end);
     *out = (cake_stage_memory){weights, kv,
                                scratch_layout(&s, o->config, o->max_rows, n_threads, NULL)};
     return CAKE_OK;
@@ -213,6 +217,7 @@ cake_status cake_stage_new(cake_stage **out, const cake_stage_options *o,
         cake_stage_free(s);
         return st;
     }
+    if (o->collect) s->stats = cake_stats_new(o->layout, o->unit_begin, o->unit_end);
     uint32_t n_runs = o->max_rows < o->n_seqs ? o->max_rows : o->n_seqs;
     uint32_t per_seq = o->context / CAKE_KV_BLOCK + 1;
     s->runs = cake_calloc(n_runs, sizeof *s->runs);
@@ -229,6 +234,7 @@ void cake_stage_free(cake_stage *s) {
     if (!s) return;
     cake_weights_free(&s->w);
     cake_kv_free(s->kv);
+    cake_stats_free(s->stats);
     free(s->runs);
     free(s->blocks);
     free(s->seen);
@@ -238,6 +244,10 @@ void cake_stage_free(cake_stage *s) {
 
 cake_status cake_stage_self_test(const cake_stage *s, cake_error *err) {
     return cake_self_test(&s->w, s->o.f32_mode, err);
+}
+
+const cake_stats *cake_stage_stats(const cake_stage *s) {
+    return s->stats;
 }
 
 uint32_t cake_stage_width_in(const cake_stage *s) {
@@ -418,6 +428,13 @@ static void begin_act(pass *p, const float *x, uint32_t k, uint32_t n,
     p->quantize = wants_int8(p->stage, n, linear);
 }
 
+/* What the next matmuls read is complete. */
+static void collect(const pass *p, uint32_t unit, cake_input input) {
+    const cake_stage *s = p->stage;
+    if (s->stats)
+        cake_stats_add(s->stats, s->pool, unit, input, 0, p->act.x, p->act.ldx, p->act.n_tok);
+}
+
 static void add_bias(float *y, const float *bias, uint32_t n) {
     if (bias) cake_add(y, y, bias, n);
 }
@@ -537,17 +554,32 @@ static void gate_row(pass *p, uint32_t row) {
     if (p->quantize) cake_act_quantize(&p->act, row, row + 1);
 }
 
+/* The feed-forward of a layer with experts: xn, normed, to xn. */
+static void run_experts(pass *p) {
+    cake_stage *st = p->stage;
+    cake_scratch *s = st->s;
+    const cake_moe_weights *w = &p->layer->moe;
+    cake_act_init(&p->act, s->act, s->xn, s->hidden, s->hidden, p->n_rows);
+    p->quantize = cake_moe_wants_int8(w, st->o.f32_mode);
+    for_rows(p, s->hidden, add_residual);
+    cake_moe m = {w, st->config, &s->moe, st->pool, s->matmul, s->matmul_bytes, st->o.f32_mode};
+    cake_moe_run(&m, &p->act, s->xn);
+    p->bias = NULL;
+}
+
 /* xn = projection of the previous layer still to be added to x when p->residual. */
 static void run_layer(pass *p, uint32_t index) {
     cake_stage *st = p->stage;
     cake_scratch *s = st->s;
     const cake_layer_weights *l = p->layer = &st->w.layers[index];
+    const uint32_t unit = max_u32(st->o.unit_begin, 1) + index;
     find_blocks(st, index);
 
     const cake_linear *qkv[] = {&l->q, &l->k, &l->v};
     p->norm = l->attn_norm;
     begin_act(p, s->xn, s->hidden, 3, qkv);
     for_rows(p, s->hidden, add_residual);
+    collect(p, unit, CAKE_INPUT_ATTN);
     matmul_group(p, 3, qkv, (float *[]){s->q, s->k, s->v});
     for_rows(p, s->q_width + 2 * s->kv_width, rotate_and_store);
     attention(p);
@@ -555,19 +587,26 @@ static void run_layer(pass *p, uint32_t index) {
     const cake_linear *o[] = {&l->o};
     begin_act(p, s->q, s->q_width, 1, o);
     if (p->quantize) for_rows(p, s->q_width, quantize_row);
+    collect(p, unit, CAKE_INPUT_O);
     matmul_group(p, 1, o, (float *[]){s->xn});
     p->residual = true;
     p->bias = l->o.bias;
 
-    const cake_linear *gate_up[] = {&l->gate, &l->up};
     p->norm = l->ffn_norm;
+    if (l->moe.gate.n) {
+        run_experts(p);
+        return;
+    }
+    const cake_linear *gate_up[] = {&l->gate, &l->up};
     begin_act(p, s->xn, s->hidden, 2, gate_up);
     for_rows(p, s->hidden, add_residual);
+    collect(p, unit, CAKE_INPUT_FFN);
     matmul_group(p, 2, gate_up, (float *[]){s->gate, s->up});
 
     const cake_linear *down[] = {&l->down};
     begin_act(p, s->gate, s->ff, 1, down);
     for_rows(p, 2 * s->ff, gate_row);
+    collect(p, unit, CAKE_INPUT_DOWN);
     matmul_group(p, 1, down, (float *[]){s->xn});
     p->bias = l->down.bias;
 }
@@ -591,6 +630,7 @@ static uint32_t run_head(pass *p, const cake_row *rows, float *out) {
     const cake_linear *head[] = {&st->w.head};
     begin_act(p, s->xn, s->hidden, 1, head);
     for_rows(p, s->hidden, add_residual);
+    collect(p, st->config->n_layers + 1, CAKE_INPUT_HEAD);
     matmul_group(p, 1, head, (float *[]){out});
     for (uint32_t i = 0; st->w.head.bias && i < n; i++)
         add_bias(out + (size_t)i * st->config->vocab, st->w.head.bias, st->config->vocab);

@@ -19,6 +19,7 @@
 #include "common/pool.h"
 #include "common/status.h"
 #include "proto/wire.h"
+#include "worker/engine/stats.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -42,6 +43,7 @@ typedef struct {
     uint32_t kv_blocks;              /* blocks of 64 positions shared by the sequences */
     uint32_t max_rows;               /* rows of the largest batch */
     bool f32_mode;                   /* accurate mode: no int8 activations, f32 KV cache */
+    bool collect;                    /* keep statistics of what goes into the matrices */
 } cake_stage_options;
 
 cake_status cake_stage_measure(const cake_stage_options *o, unsigned n_threads,
@@ -63,6 +65,9 @@ void cake_stage_free(cake_stage *s);
 
 /* cake_self_test() over the stage's weights. */
 cake_status cake_stage_self_test(const cake_stage *s, cake_error *err);
+
+/* The statistics since the stage was made; NULL unless it collects. */
+const cake_stats *cake_stage_stats(const cake_stage *s);
 
 /* Floats per row that run() reads (0 when the stage begins with the embedding) and writes. */
 uint32_t cake_stage_width_in(const cake_stage *s);

@@ -65,24 +65,8 @@ static cake_status load_vector(walk *w, const cake_module *m, int32_t tensor, ui
     return CAKE_OK;
 }
 
-typedef struct {
-    const cake_wspec *spec;
-    const cake_wstored *stored;
-    void *packed;
-} pack_job;
-
-enum { PACK_TILES = 16 };
-
-static void pack_chunk(void *arg, size_t chunk, unsigned thread) {
-    (void)thread;
-    const pack_job *j = arg;
-    uint32_t tiles = (j->spec->n + 15) / 16, begin = (uint32_t)chunk * PACK_TILES;
-    uint32_t end = begin + PACK_TILES < tiles ? begin + PACK_TILES : tiles;
-    cake_pack_tiles(j->spec, j->stored, j->packed, begin, end);
-}
-
 /* What the kernels call the module's storage; false for what they do not know. */
-static bool spec_of(const cake_module *m, cake_wspec *s) {
+static bool kernel_spec(const cake_module *m, cake_wspec *s) {
     *s = (cake_wspec){.n = m->n, .k = m->k};
     switch (m->kind) {
     case CAKE_WEIGHT_DENSE:
@@ -107,6 +91,14 @@ static bool spec_of(const cake_module *m, cake_wspec *s) {
     return cake_wspec_valid(s);
 }
 
+static cake_status spec_of(walk *w, const cake_module *m, cake_wspec *spec) {
+    if (kernel_spec(m, spec)) return CAKE_OK;
+    return cake_fail(w->err, CAKE_EUNSUPPORTED,
+                     "%s: a [%u, %u] weight of type %s, %u bits, group %u "
+                     "has no kernel in this build",
+                     m->path, m->n, m->k, cake_dtype_name(m->dtype), m->bits, m->group_size);
+}
+
 /* An E8M0 scale of 255 is infinite or not a number, depending on whom one asks: no weight is. */
 static cake_status check_scales(walk *w, const cake_module *m) {
     const cake_tensor *t = &w->source->tensors[m->scales];
@@ -116,34 +108,90 @@ static cake_status check_scales(walk *w, const cake_module *m) {
                      "tensor '%s': a scale byte is 255, which is not a finite number", t->name);
 }
 
+/* The stored bytes of matrix e of a module (0 unless it is a stack). */
+static cake_wstored stored_of(const walk *w, const cake_module *m, const cake_wspec *spec,
+                              uint32_t e) {
+    const cake_tensor *t = w->source->tensors;
+    size_t weight = cake_stored_row_bytes(spec) * spec->n * e;
+    size_t scales = cake_stored_scale_row_bytes(spec) * spec->n * e;
+    return (cake_wstored){.weight = t[m->weight].data + weight,
+                          .scales = m->scales >= 0 ? t[m->scales].data + scales : NULL,
+                          .biases = m->biases >= 0 ? t[m->biases].data + scales : NULL};
+}
+
+/* Pack n matrices of one shape, `stride` bytes apart. */
+typedef struct {
+    const walk *w;
+    const cake_module *modules; /* n of them, or one stack */
+    const cake_wspec *spec;
+    uint8_t *packed;
+    size_t stride, chunks; /* of one matrix */
+} pack_job;
+
+enum { PACK_TILES = 16 };
+
+static void pack_chunk(void *arg, size_t chunk, unsigned thread) {
+    (void)thread;
+    const pack_job *j = arg;
+    uint32_t e = (uint32_t)(chunk / j->chunks), tiles = cake_tiles(j->spec);
+    uint32_t begin = (uint32_t)(chunk % j->chunks) * PACK_TILES;
+    uint32_t end = begin + PACK_TILES < tiles ? begin + PACK_TILES : tiles;
+    bool stack = j->modules->n_experts > 0;
+    cake_wstored stored =
+        stored_of(j->w, stack ? j->modules : j->modules + e, j->spec, stack ? e : 0);
+    cake_pack_tiles(j->spec, &stored, j->packed + e * j->stride, begin, end);
+}
+
+static cake_status pack(walk *w, const cake_module *modules, uint32_t n, const cake_wspec *spec,
+                        void *packed) {
+    if (!packed) return CAKE_OK;
+    for (uint32_t i = 0; i < (modules->n_experts ? 1 : n); i++) {
+        if (modules[i].kind != CAKE_WEIGHT_FP) continue;
+        cake_status st = check_scales(w, &modules[i]);
+        if (st != CAKE_OK) return st;
+    }
+    size_t bytes = cake_packed_bytes(spec);
+    pack_job job = {w,      modules, spec,
+                    packed, bytes,   (cake_tiles(spec) + PACK_TILES - 1) / PACK_TILES};
+    cake_pool_run(w->pool, n * job.chunks, pack_chunk, &job);
+    w->done += n * bytes;
+    if (w->progress) w->progress(w->arg, w->done, w->total);
+    return CAKE_OK;
+}
+
 static cake_status load_linear(walk *w, uint32_t unit, cake_role role, cake_linear *out) {
     const cake_module *m = cake_layout_module(w->layout, unit, role);
     cake_assert(m != NULL);
     cake_wspec spec;
-    if (!spec_of(m, &spec))
-        return cake_fail(w->err, CAKE_EUNSUPPORTED,
-                         "%s: a [%u, %u] weight of type %s, %u bits, group %u "
-                         "has no kernel in this build",
-                         m->path, m->n, m->k, cake_dtype_name(m->dtype), m->bits, m->group_size);
-    *out = (cake_linear){.mat = {.spec = spec}};
+    cake_status st = spec_of(w, m, &spec);
+    if (st != CAKE_OK) return st;
     void *packed = place(w, cake_packed_bytes(&spec));
-    out->mat.packed = packed;
-    if (packed) {
-        if (m->kind == CAKE_WEIGHT_FP) {
-            cake_status st = check_scales(w, m);
-            if (st != CAKE_OK) return st;
-        }
-        const cake_tensor *t = w->source->tensors;
-        cake_wstored stored = {.weight = t[m->weight].data,
-                               .scales = m->scales >= 0 ? t[m->scales].data : NULL,
-                               .biases = m->biases >= 0 ? t[m->biases].data : NULL};
-        pack_job job = {&spec, &stored, packed};
-        uint32_t tiles = (spec.n + 15) / 16;
-        cake_pool_run(w->pool, (tiles + PACK_TILES - 1) / PACK_TILES, pack_chunk, &job);
-        w->done += cake_packed_bytes(&spec);
-        if (w->progress) w->progress(w->arg, w->done, w->total);
-    }
+    *out = (cake_linear){.mat = {spec, packed}};
+    if ((st = pack(w, m, 1, &spec, packed)) != CAKE_OK) return st;
     return m->bias >= 0 ? load_vector(w, m, m->bias, m->n, &out->bias) : CAKE_OK;
+}
+
+/* The matrices of all experts, stacked in the checkpoint or not. */
+static cake_status load_stack(walk *w, uint32_t unit, cake_role role, cake_stack *out) {
+    uint32_t n = w->layout->config->moe.n_experts;
+    const cake_module *m = cake_layout_expert(w->layout, unit, role, 0);
+    cake_assert(m != NULL);
+    cake_wspec spec, other;
+    cake_status st = spec_of(w, m, &spec);
+    for (uint32_t e = 1; st == CAKE_OK && !m->n_experts && e < n; e++) {
+        if ((st = spec_of(w, &m[e], &other)) == CAKE_OK && memcmp(&spec, &other, sizeof spec) != 0)
+            st = cake_fail(w->err, CAKE_EUNSUPPORTED,
+                           "%s and %s are stored in different types; the experts of a layer must "
+                           "be of one",
+                           m->path, m[e].path);
+    }
+    if (st != CAKE_OK) return st;
+    size_t stride = cake_packed_bytes(&spec), bytes;
+    if (!cake_mul_size(stride, n, &bytes))
+        return cake_fail(w->err, CAKE_EFORMAT, "%s: %u experts are too large", m->path, n);
+    void *packed = place(w, bytes);
+    *out = (cake_stack){spec, n, stride, packed};
+    return pack(w, m, n, &spec, packed);
 }
 
 static cake_status load_norm(walk *w, uint32_t unit, cake_role role, bool required,
@@ -154,26 +202,45 @@ static cake_status load_norm(walk *w, uint32_t unit, cake_role role, bool requir
     return m ? load_vector(w, m, m->weight, m->k > 1 ? m->k : m->n, out) : CAKE_OK;
 }
 
+typedef struct {
+    cake_role role;
+    size_t at; /* offset of the cake_linear in cake_layer_weights */
+} linear_at;
+
+static cake_status load_linears(walk *w, uint32_t unit, cake_layer_weights *l,
+                                const linear_at *which, size_t n) {
+    cake_status st = CAKE_OK;
+    for (size_t i = 0; st == CAKE_OK && i < n; i++)
+        st = load_linear(w, unit, which[i].role, (cake_linear *)(void *)((char *)l + which[i].at));
+    return st;
+}
+
 static cake_status load_layer(walk *w, uint32_t unit, cake_layer_weights *l) {
-    static const struct {
-        cake_role role;
-        size_t at;
-    } linears[] = {
-        {CAKE_ROLE_Q, offsetof(cake_layer_weights, q)},
-        {CAKE_ROLE_K, offsetof(cake_layer_weights, k)},
-        {CAKE_ROLE_V, offsetof(cake_layer_weights, v)},
-        {CAKE_ROLE_O, offsetof(cake_layer_weights, o)},
-        {CAKE_ROLE_GATE, offsetof(cake_layer_weights, gate)},
-        {CAKE_ROLE_UP, offsetof(cake_layer_weights, up)},
-        {CAKE_ROLE_DOWN, offsetof(cake_layer_weights, down)},
-    };
+    static const linear_at attention[] = {{CAKE_ROLE_Q, offsetof(cake_layer_weights, q)},
+                                          {CAKE_ROLE_K, offsetof(cake_layer_weights, k)},
+                                          {CAKE_ROLE_V, offsetof(cake_layer_weights, v)},
+                                          {CAKE_ROLE_O, offsetof(cake_layer_weights, o)}};
+    static const linear_at dense[] = {{CAKE_ROLE_GATE, offsetof(cake_layer_weights, gate)},
+                                      {CAKE_ROLE_UP, offsetof(cake_layer_weights, up)},
+                                      {CAKE_ROLE_DOWN, offsetof(cake_layer_weights, down)}};
+    static const linear_at shared[] = {
+        {CAKE_ROLE_SHARED_MIX, offsetof(cake_layer_weights, moe.shared_mix)},
+        {CAKE_ROLE_SHARED_GATE, offsetof(cake_layer_weights, moe.shared_gate)},
+        {CAKE_ROLE_SHARED_UP, offsetof(cake_layer_weights, moe.shared_up)},
+        {CAKE_ROLE_SHARED_DOWN, offsetof(cake_layer_weights, moe.shared_down)}};
+    const cake_model_config *c = w->layout->config;
     cake_status st = load_norm(w, unit, CAKE_ROLE_ATTN_NORM, true, &l->attn_norm);
     if (st == CAKE_OK) st = load_norm(w, unit, CAKE_ROLE_FFN_NORM, true, &l->ffn_norm);
     if (st == CAKE_OK) st = load_norm(w, unit, CAKE_ROLE_Q_NORM, false, &l->q_norm);
     if (st == CAKE_OK) st = load_norm(w, unit, CAKE_ROLE_K_NORM, false, &l->k_norm);
-    for (size_t i = 0; st == CAKE_OK && i < sizeof linears / sizeof *linears; i++)
-        st = load_linear(w, unit, linears[i].role,
-                         (cake_linear *)(void *)((char *)l + linears[i].at));
+    if (st == CAKE_OK) st = load_linears(w, unit, l, attention, 4);
+    if (st != CAKE_OK) return st;
+    if (!cake_config_has_experts(c, unit - 1)) return load_linears(w, unit, l, dense, 3);
+    st = load_linear(w, unit, CAKE_ROLE_ROUTER, &l->moe.router);
+    if (st == CAKE_OK && c->moe.shared_ff) st = load_linears(w, unit, l, shared, 4);
+    if (st == CAKE_OK) st = load_stack(w, unit, CAKE_ROLE_EXPERT_GATE, &l->moe.gate);
+    if (st == CAKE_OK) st = load_stack(w, unit, CAKE_ROLE_EXPERT_UP, &l->moe.up);
+    if (st == CAKE_OK) st = load_stack(w, unit, CAKE_ROLE_EXPERT_DOWN, &l->moe.down);
     return st;
 }
 

@@ -7,7 +7,7 @@
 
 #include "common/model/layout.h"
 #include "common/pool.h"
-#include "kernels/matmul.h"
+#include "kernels/experts.h"
 
 /* y = W x (+ bias). */
 typedef struct {
@@ -15,10 +15,21 @@ typedef struct {
     const float *bias; /* [n] or NULL */
 } cake_linear;
 
+/* The feed-forward of a layer with experts. */
+typedef struct {
+    cake_linear router;     /* [n_experts, hidden] */
+    cake_stack gate, up;    /* [n_experts, ff, hidden] */
+    cake_stack down;        /* [n_experts, hidden, ff] */
+    cake_linear shared_mix; /* [1, hidden]; mat.spec.n is 0 when there is no shared expert */
+    cake_linear shared_gate, shared_up, shared_down;
+} cake_moe_weights;
+
 typedef struct {
     const float *attn_norm, *ffn_norm; /* [hidden] */
     const float *q_norm, *k_norm;      /* [head_dim], or NULL when the family has none */
-    cake_linear q, k, v, o, gate, up, down;
+    cake_linear q, k, v, o;
+    cake_linear gate, up, down; /* dense feed-forward, or: */
+    cake_moe_weights moe;       /* gate.n is 0 in a dense layer */
 } cake_layer_weights;
 
 typedef struct {

@@ -241,7 +241,8 @@ static cake_status load(cake_compute *c, cake_error *err) {
                                      .context = a->context,
                                      .kv_blocks = a->n_blocks,
                                      .max_rows = a->max_rows,
-                                     .f32_mode = a->f32_mode};
+                                     .f32_mode = a->f32_mode,
+                                     .collect = a->collect};
         if (s->unit_end == j->config.n_layers + 2)
             j->logit_floats =
                 (size_t)cake_logit_rows_max(j->config.vocab, a->max_rows) * j->config.vocab;
@@ -360,6 +361,7 @@ static bool same_text(const char *a, const char *b) {
 
 /* Would the new assignment load exactly what is loaded? (Next hops and wire type may differ.) */
 static bool same_stages(const cake_assign *a, const cake_assign *b) {
+    if (a->collect || b->collect) return false; /* statistics begin with the assignment */
     if (a->n_stages != b->n_stages || a->f32_mode != b->f32_mode || a->context != b->context ||
         a->n_seqs != b->n_seqs || a->n_blocks != b->n_blocks || a->max_rows != b->max_rows ||
         !same_text(a->manifest, b->manifest) || !same_text(a->config, b->config))
@@ -557,6 +559,52 @@ static void on_batch(cake_compute *c, const cake_msg *m) {
     }
 }
 
+/* ---- statistics ---- */
+
+static void on_stats(cake_compute *c, const cake_msg *m, json_object *json) {
+    job *j = &c->j;
+    cake_stats_ask ask;
+    cake_error err;
+    if (!j->set || m->h.epoch != j->epoch || !cake_peer_equal(&m->from, &j->master)) return;
+    cake_status st = cake_control_read_stats(json, &ask, &err);
+    uint32_t slot = 0, n = 0, k = 0;
+    while (slot < j->assign.n_stages && (ask.unit < j->assign.stages[slot].unit_begin ||
+                                         ask.unit >= j->assign.stages[slot].unit_end))
+        slot++;
+    const cake_stats *stats =
+        slot < j->assign.n_stages && j->stage[slot] ? cake_stage_stats(j->stage[slot]) : NULL;
+    const double *sums;
+    const uint64_t *counts;
+    cake_msg *out = NULL;
+    if (st == CAKE_OK && (!stats || !cake_stats_get(stats, ask.unit, cake_input_parse(ask.input),
+                                                    &n, &k, &sums, &counts)))
+        st = cake_fail(&err, CAKE_ENOTFOUND, "nothing was collected of '%s' of unit %u", ask.input,
+                       ask.unit);
+    if (st == CAKE_OK) {
+        cake_row *rows = cake_calloc(n, sizeof *rows);
+        for (uint32_t i = 0; i < n; i++)
+            rows[i] = (cake_row){i, (uint32_t)counts[i], (uint32_t)(counts[i] >> 32), 0};
+        cake_wire_hdr h = {.kind = CAKE_MSG_RESULT,
+                           .dtype = CAKE_WIRE_F32,
+                           .epoch = j->epoch,
+                           .id = m->h.id,
+                           .stage = j->assign.stages[slot].index,
+                           .n_rows = n,
+                           .width = k};
+        out = cake_msg_rows(&h, rows, NULL, NULL);
+        free(rows);
+        if (!out) st = cake_fail(&err, CAKE_ENOMEM, "no memory for the statistics of an input");
+    }
+    for (uint32_t i = 0; out && i < n; i++) {
+        uint8_t *to = cake_msg_values(out, i);
+        for (uint32_t x = 0; x < k; x++) {
+            float mean = counts[i] ? (float)(sums[(size_t)i * k + x] / (double)counts[i]) : 0.0f;
+            memcpy(to + (size_t)x * sizeof mean, &mean, sizeof mean);
+        }
+    }
+    send_master(c, out ? out : cake_msg_error(j->epoch, m->h.id, m->h.stage, st, err.msg));
+}
+
 /* ---- thread ---- */
 
 static void on_control(cake_compute *c, const cake_msg *m) {
@@ -568,6 +616,7 @@ static void on_control(cake_compute *c, const cake_msg *m) {
         return;
     }
     if (op == CAKE_CONTROL_ASSIGN) on_assign(c, m, json);
+    if (op == CAKE_CONTROL_STATS) on_stats(c, m, json);
     json_object_put(json);
 }
 

@@ -44,7 +44,7 @@ cake_status cake_compute_new(cake_compute **out, const cake_compute_options *o, 
 /* Finish the message at hand, drop the rest, free everything. */
 void cake_compute_free(cake_compute *c);
 
-/* Hand over a message (CONTROL assign, CHUNK, BATCH); m is taken. */
+/* Hand over a message (CONTROL assign and stats, CHUNK, BATCH); m is taken. */
 void cake_compute_push(cake_compute *c, cake_msg *m);
 size_t cake_compute_backlog(cake_compute *c);
 

@@ -146,6 +146,10 @@ static void on_control(cake_serving *s, cake_msg *m) {
         s->master_heard_ms = cake_now_ms();
         cake_compute_push(s->compute, m);
         return;
+    } else if (op == CAKE_CONTROL_STATS && !foreign &&
+               cake_compute_backlog(s->compute) < BACKLOG_MAX) {
+        cake_compute_push(s->compute, m);
+        return;
     } else if (op == CAKE_CONTROL_RELEASE && !foreign) {
         s->master = (cake_peer){0}; /* the weights stay: the next master often wants the same */
     }
