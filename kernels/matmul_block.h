@@ -36,8 +36,8 @@ static inline cake_packing_info cake_packing_get(cake_packing p) {
     case CAKE_PK_Q5_0: return (cake_packing_info){5, 16, 2, 64};
     case CAKE_PK_Q8_0: return (cake_packing_info){8, 128, 2, 64};
     case CAKE_PK_MXFP4:
-    case CAKE_PK_MXFP4_GGUF: return (cake_packing_info){4, 12, 4, 64};
-    case CAKE_PK_NVFP4: return (cake_packing_info){4, 12, 2, 64};
+    case CAKE_PK_MXFP4_GGUF: return (cake_packing_info){4, 16, 4, 64};
+    case CAKE_PK_NVFP4: return (cake_packing_info){4, 16, 2, 64};
     case CAKE_PK_MXFP8: return (cake_packing_info){8, 0, 4, 64};
     case CAKE_PK_Q2_K: return (cake_packing_info){2, 0, 8, 320};
     case CAKE_PK_Q3_K: return (cake_packing_info){3, 4, 8, 256};
@@ -88,8 +88,8 @@ static inline size_t cake_packing_tile_bytes(const cake_wspec *s) {
     return (blocks + f.unit - 1) / f.unit * f.head + blocks * f.bits * 64;
 }
 
-/* Twice the E2M1 values, and 12 more: never negative. */
-#define CAKE_E2M1_TABLE 12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0
+/* Twice the E2M1 values, and 16 more: never negative. */
+#define CAKE_E2M1_TABLE 16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4
 
 /* Half the value of an E8M0 scale byte. */
 static inline float cake_half_e8m0(uint32_t e, bool infinite) {
@@ -158,6 +158,9 @@ void cake_block_expand(const cake_wspec *s, const uint8_t *tile, uint32_t h0, ui
 typedef void cake_block_tile(const cake_wspec *s, const uint8_t *tile, const cake_act *a,
                              uint32_t tok0, uint32_t n, float *acc, float *panel);
 cake_block_tile cake_block_tile_scalar;
+#if defined(__x86_64__)
+extern cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT]; /* by packing; not mxfp8 */
+#endif
 
 /* Import of one tile; its rows from `rows` on are left alone. The second is for what
  * cake_as_affine() changes. */

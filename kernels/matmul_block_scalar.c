@@ -3,7 +3,7 @@
 
 #include "kernels/matmul_block.h"
 
-static const int8_t e2m1_plus_12[16] = {CAKE_E2M1_TABLE};
+static const int8_t e2m1_plus_16[16] = {CAKE_E2M1_TABLE};
 
 /* Unit of block h; *b becomes the block's place in it. */
 static const uint8_t *unit_of(cake_packing_info f, const uint8_t *tile, uint32_t h, uint32_t *b) {
@@ -17,7 +17,7 @@ static void block_ints(cake_packing p, const uint8_t *unit, uint32_t b, uint32_t
     uint8_t code[32];
     cake_block_codes(unit + f.head + (size_t)b * f.bits * 64, f.bits, row, code);
     const bool table = p == CAKE_PK_MXFP4 || p == CAKE_PK_MXFP4_GGUF || p == CAKE_PK_NVFP4;
-    for (uint32_t i = 0; i < 32; i++) w[i] = (table ? e2m1_plus_12[code[i]] : code[i]) - f.zero;
+    for (uint32_t i = 0; i < 32; i++) w[i] = (table ? e2m1_plus_16[code[i]] : code[i]) - f.zero;
 }
 
 /* Scale of the 16 columns j of block b in a unit of the formats that are no K format. */

@@ -22,7 +22,7 @@
 
 #include "common/mem.h"
 #include "common/pool.h"
-#include "kernels/matmul.h"
+#include "tests/unit/matmul_data.h"
 
 enum {
     N = 4096,
@@ -217,40 +217,19 @@ static void mm_chunk(void *arg, size_t chunk, unsigned thread) {
                    j->scratch + thread * cake_matmul_scratch_bytes());
 }
 
-static uint64_t rng = 88172645463325252ull;
-static uint64_t next_random(void) {
-    rng ^= rng << 13, rng ^= rng >> 7, rng ^= rng << 17;
-    return rng;
-}
-
-/* Random codes; scales and biases of modest size. Built by the real import from random stored
- * bytes. */
+/* Random codes, scales of modest size, packed by the real import. */
 static void fill_weights(const cake_wspec *s) {
-    size_t bytes = cake_packed_bytes(s), rows = s->n;
-    size_t wb = cake_stored_row_bytes(s) * rows, sb = cake_stored_scale_row_bytes(s) * rows;
-    uint8_t *w = cake_malloc(wb + 2 * sb + 8), *sc = w + wb;
-    for (size_t i = 0; i + 8 <= wb; i += 8) {
-        uint64_t v = next_random();
-        if (s->kind == CAKE_W_DENSE) /* exponents near 1 in every type */
-            v = s->ftype == CAKE_F16    ? (v & 0x83ff83ff83ff83ff) | 0x2c002c002c002c00
-                : s->ftype == CAKE_BF16 ? (v & 0x807f807f807f807f) | 0x3d003d003d003d00
-                                        : (v & 0x807fffff807fffff) | 0x3d0000003d000000;
-        memcpy(w + i, &v, 8);
-    }
-    for (size_t i = 0; i + 8 <= 2 * sb; i += 8) {
-        uint64_t v = next_random();
-        v = s->ftype == CAKE_F16    ? (v & 0x83ff83ff83ff83ff) | 0x2400240024002400
-            : s->ftype == CAKE_BF16 ? (v & 0x807f807f807f807f) | 0x3c003c003c003c00
-                                    : (v & 0x807fffff807fffff) | 0x3c0000003c000000;
-        memcpy(sc + i, &v, 8);
-    }
-    cake_wstored st = {w, sc, sc + sb};
-    cake_pack_tiles(s, &st, weights, 0, cake_tiles(s));
-    for (size_t c = 1; (c + 1) * bytes <= POOL_BYTES; c++)
-        memcpy(weights + c * bytes, weights, bytes);
-    free(w);
+    const size_t bytes = cake_packed_bytes(s);
+    md_matrix m = md_new(*s);
+    for (size_t c = 0; (c + 1) * bytes <= POOL_BYTES; c++)
+        memcpy(weights + c * bytes, m.packed, bytes);
+    md_free(&m);
 }
 
+#define BLOCK(which)                                                                               \
+    { .kind = CAKE_W_BLOCK, .codec = CAKE_CODEC_##which, .n = N, .k = K }
+#define FP(which)                                                                                  \
+    { .kind = CAKE_W_FP, .fp = CAKE_FP_##which, .n = N, .k = K }
 #define AFFINE(type, width, size)                                                                  \
     { .kind = CAKE_W_AFFINE, .ftype = type, .bits = width, .group = size, .n = N, .k = K }
 #define DENSE(type)                                                                                \
@@ -269,6 +248,21 @@ static const struct {
     {"affine6g64", AFFINE(CAKE_BF16, 6, 64), 0, 0.65},
     {"affine4g32", AFFINE(CAKE_BF16, 4, 32), 0.55, 0.65},
     {"affine4g128", AFFINE(CAKE_BF16, 4, 128), 0.55, 0.75},
+    {"q4_0", BLOCK(Q4_0), 0.55, 0.75},
+    {"q4_1", BLOCK(Q4_1), 0.55, 0.75},
+    {"q5_0", BLOCK(Q5_0), 0, 0.65},
+    {"q5_1", BLOCK(Q5_1), 0, 0.65},
+    {"q8_0", BLOCK(Q8_0), 0, 0.75},
+    {"q2_k", BLOCK(Q2_K), 0, 0.65},
+    {"q3_k", BLOCK(Q3_K), 0, 0.65},
+    {"q4_k", BLOCK(Q4_K), 0.55, 0.75},
+    {"q5_k", BLOCK(Q5_K), 0, 0.65},
+    {"q6_k", BLOCK(Q6_K), 0, 0.65},
+    {"mxfp4_gguf", BLOCK(MXFP4), 0.55, 0.75},
+    {"nvfp4_gguf", BLOCK(NVFP4), 0.55, 0.75},
+    {"mxfp4", FP(MXFP4), 0.55, 0.75},
+    {"nvfp4", FP(NVFP4), 0.55, 0.75},
+    {"mxfp8", FP(MXFP8), 0, 0},
     {"f16", DENSE(CAKE_F16), 0, 0},
     {"bf16", DENSE(CAKE_BF16), 0, 0},
     {"f32", DENSE(CAKE_F32), 0, 0},
@@ -277,7 +271,7 @@ static const struct {
 int main(int argc, char **argv) {
     const char *want_format = NULL, *want_isa = NULL;
     unsigned want_n = 0, want_threads = 0;
-    double seconds = 0.3;
+    double seconds = 0.12;
     for (int c; (c = getopt(argc, argv, "f:i:n:t:s:")) != -1;) switch (c) {
         case 'f': want_format = optarg; break;
         case 'i': want_isa = optarg; break;
@@ -289,8 +283,7 @@ int main(int argc, char **argv) {
     weights = cake_pages_alloc(POOL_BYTES + SLACK);
     float *x = cake_malloc((size_t)MAX_TOK * K * sizeof *x);
     float *y = cake_malloc((size_t)MAX_TOK * N * sizeof *y);
-    for (size_t i = 0; i < (size_t)MAX_TOK * K; i++)
-        x[i] = (float)((double)(next_random() >> 11) * 0x1p-52 - 1.0);
+    for (size_t i = 0; i < (size_t)MAX_TOK * K; i++) x[i] = md_float();
     size_t act_bytes = cake_act_bytes(K, MAX_TOK), sb = cake_matmul_scratch_bytes();
     void *act_mem = cake_pages_alloc(act_bytes);
     char *scratch = cake_pages_alloc(2 * sb);
@@ -298,7 +291,7 @@ int main(int argc, char **argv) {
     for (size_t f = 0; f < sizeof formats / sizeof *formats; f++) {
         if (want_format && strcmp(want_format, formats[f].name) != 0) continue;
         const cake_wspec *s = &formats[f].spec;
-        bool dense = s->kind == CAKE_W_DENSE;
+        bool dense = s->kind == CAKE_W_DENSE || (s->kind == CAKE_W_FP && s->fp == CAKE_FP_MXFP8);
         fill_weights(s);
         for (int isa = CAKE_ISA_COUNT - 1; isa > 0; isa--) {
             const cake_matmul_ops *ops = cake_matmul_for((cake_isa)isa);

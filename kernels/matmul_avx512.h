@@ -1,0 +1,87 @@
+/* Private to the matmul family's AVX-512 files: loads, and the expansion of a block of codes. */
+#ifndef CAKE_KERNELS_MATMUL_AVX512_H
+#define CAKE_KERNELS_MATMUL_AVX512_H
+
+#include "kernels/matmul_block.h"
+
+#if defined(__AVX512VNNI__)
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { PREFETCH = 4096 }; /* bytes ahead of the weights, where the work on them is long */
+
+INLINE __m512i load512(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+
+INLINE __m512i bcast(const int8_t *q) {
+    int32_t v;
+    memcpy(&v, q, 4);
+    return _mm512_set1_epi32(v);
+}
+
+/* 16 stored floats. */
+INLINE __m512 load_floats(const void *p, cake_ftype t) {
+    if (t == CAKE_F32) return _mm512_loadu_ps(p);
+    __m256i h = _mm256_loadu_si256(p);
+    if (t == CAKE_F16) return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+/* x >> shift in every byte, then & mask. (On Zen 4 and, or and shifts leave the multipliers alone,
+ * ternary logic does not.) */
+INLINE __m512i field(__m512i x, unsigned shift, int mask) {
+    if (shift) x = _mm512_srli_epi16(x, shift);
+    return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
+}
+
+INLINE __m512i or3(__m512i a, __m512i b, __m512i c) {
+    return _mm512_or_si512(_mm512_or_si512(a, b), c);
+}
+
+/* Expand one block of codes to bytes. */
+INLINE void load_block(const uint8_t *v, int bits, __m512i c[8]) {
+    __m512i x[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < bits; i++) {
+        x[i] = load512(v + 64 * i);
+        /* One load per vector, in order: not one per use, and as the prefetcher likes it. */
+        __asm__ volatile("" : "+v"(x[i]), "+r"(v));
+    }
+    switch (bits) {
+    case 2:
+#pragma GCC unroll 8
+        for (unsigned j = 0; j < 8; j++) c[j] = field(x[j & 1], 2 * (j >> 1), 3);
+        break;
+    case 3:
+#pragma GCC unroll 6
+        for (unsigned j = 0; j < 6; j++) c[j] = field(x[j % 3], j / 3 * 3, 7);
+        c[6] = _mm512_or_si512(field(x[0], 6, 3), field(x[2], 4, 4));
+        c[7] = _mm512_or_si512(field(x[1], 6, 3), field(x[2], 5, 4));
+        break;
+    case 4:
+#pragma GCC unroll 8
+        for (unsigned j = 0; j < 8; j++) c[j] = field(x[j & 3], 4 * (j >> 2), 15);
+        break;
+    case 5:
+#pragma GCC unroll 5
+        for (unsigned j = 0; j < 5; j++) c[j] = field(x[j], 0, 31);
+        c[5] = _mm512_or_si512(field(x[0], 5, 7), field(x[3], 2, 24));
+        c[6] = _mm512_or_si512(field(x[1], 5, 7), field(x[4], 2, 24));
+        c[7] = or3(field(x[2], 5, 7), field(x[3], 4, 8), field(x[4], 3, 16));
+        break;
+    case 6:
+#pragma GCC unroll 6
+        for (unsigned j = 0; j < 6; j++) c[j] = field(x[j], 0, 63);
+        c[6] = or3(field(x[0], 6, 3), field(x[1], 4, 12), field(x[2], 2, 48));
+        c[7] = or3(field(x[3], 6, 3), field(x[4], 4, 12), field(x[5], 2, 48));
+        break;
+    default:
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) c[j] = x[j];
+    }
+}
+
+#endif
+#endif

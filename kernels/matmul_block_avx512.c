@@ -1,0 +1,389 @@
+/* Block and fp formats with AVX-512 VNNI: one 512-bit register holds the 16 rows of a tile.
+ *
+ * Many tokens: up to eight blocks of codes are expanded to bytes, and their scales to vectors, in a
+ * panel that stays in L1; then all tokens pass over it, eight at a time, with their sums in
+ * registers. One token: the same sums straight from the weights, which are read strictly in order.
+ *
+ * vpdpbusd takes unsigned codes: where zero is not code 0, its integer sum starts from minus that
+ * many times the sum of q. Two sums that fit 16 bits and their scales are multiplied and added by
+ * one vpmaddwd. */
+#include "kernels/matmul_avx512.h"
+
+#if defined(__AVX512VNNI__)
+
+enum { CHUNK = 8 }; /* blocks in the panel */
+
+/* What the formats have in common, as constants after inlining. */
+INLINE bool is_super(cake_packing p) {
+    return p >= CAKE_PK_Q2_K;
+}
+INLINE bool has_mins(cake_packing p) {
+    return p == CAKE_PK_Q2_K || p == CAKE_PK_Q4_K || p == CAKE_PK_Q5_K;
+}
+/* One scale for all 32 columns? */
+INLINE bool is_whole(cake_packing p) {
+    return p < CAKE_PK_NVFP4 || p == CAKE_PK_Q4_K || p == CAKE_PK_Q5_K;
+}
+INLINE bool is_e2m1(cake_packing p) {
+    return p == CAKE_PK_MXFP4 || p == CAKE_PK_MXFP4_GGUF || p == CAKE_PK_NVFP4;
+}
+/* log2 of the code that stands for zero; 0 where code 0 does. */
+INLINE unsigned zero_shift(cake_packing p) {
+    return (unsigned)__builtin_ctz(cake_packing_get(p).zero | 1u << 16) & 15;
+}
+
+INLINE __m512 to_float(__m512i x) {
+    return _mm512_cvtepi32_ps(x);
+}
+
+INLINE __m512 bcast_float(const float *p) {
+    return _mm512_set1_ps(*p);
+}
+
+INLINE __m512i bcast_int(const int32_t *p) {
+    return _mm512_set1_epi32(*p);
+}
+
+/* The low halves of a and b side by side in every lane. */
+INLINE __m512i pair16(__m512i a, __m512i b) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16));
+}
+
+/* Half of each of 16 E8M0 scales: cake_half_e8m0(). */
+INLINE __m512 half_e8m0(__m128i bytes, bool infinite) {
+    const __m512i e = _mm512_cvtepu8_epi32(bytes), one = _mm512_set1_epi32(1);
+    __m512i x = _mm512_slli_epi32(_mm512_sub_epi32(e, one), 23);
+    x = _mm512_mask_slli_epi32(x, _mm512_cmple_epu32_mask(e, one), _mm512_add_epi32(e, one), 21);
+    if (infinite)
+        x = _mm512_mask_mov_epi32(x, _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255)),
+                                  _mm512_set1_epi32(0x7f800000));
+    return _mm512_castsi512_ps(x);
+}
+
+/* Half of each of 2 x 16 E4M3 scales: cake_e4m3_times(.., 2^7). */
+INLINE void half_e4m3(__m256i bytes, __m512 out[2]) {
+    const __m512i x = _mm512_cvtepu8_epi16(bytes);
+    const __m512i h =
+        _mm512_or_si512(_mm512_and_si512(_mm512_slli_epi16(x, 8), _mm512_set1_epi16(-32768)),
+                        _mm512_and_si512(_mm512_slli_epi16(x, 7), _mm512_set1_epi16(0x3f80)));
+    const __m512 unit = _mm512_set1_ps(0x1p7f);
+    out[0] = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(h)), unit);
+    out[1] = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)), unit);
+}
+
+/* The head of a unit: as it lies there, and the K formats' d and dmin. */
+typedef struct {
+    __m512i x[4];
+    __m512 d, dmin;
+} head;
+
+INLINE head load_head(cake_packing p, const uint8_t *u) {
+    head h;
+    h.x[0] = load512(u);
+    if (!is_super(p)) return h;
+    for (int i = 1; i < 4; i++) h.x[i] = load512(u + 64 * i);
+    if (p == CAKE_PK_Q6_K) {
+        h.d = load_floats(u + 256, CAKE_F16);
+        return h;
+    }
+    __m512i w;
+    if (p == CAKE_PK_Q2_K) {
+        w = load512(u + 256);
+    } else {
+        const __m512i top = _mm512_set1_epi8((char)0xc0);
+        w = _mm512_and_si512(h.x[0], top);
+        for (unsigned i = 1; i < 4; i++)
+            w = _mm512_or_si512(w, _mm512_srli_epi32(_mm512_and_si512(h.x[i], top), 2 * i));
+    }
+    h.d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(w));
+    h.dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(w, 16)));
+    return h;
+}
+
+/* What block b of a unit is multiplied with:
+ *   one scale (two: nvfp4, q6_k) as f32; q4_k, q5_k: scale and min as f32;
+ *   q2_k, q3_k: pairs of 16-bit scales, q2_k: pairs of mins */
+INLINE void block_scales(cake_packing p, const head *h, unsigned b, __m512 v[2]) {
+    const __m512i x = h->x[0], y = h->x[b / 2 % 4];
+    __m512i s[2];
+    switch (p) {
+    case CAKE_PK_Q4_0:
+    case CAKE_PK_Q5_0:
+    case CAKE_PK_Q8_0:
+        v[0] =
+            _mm512_cvtph_ps(b == 0 ? _mm512_castsi512_si256(x) : _mm512_extracti64x4_epi64(x, 1));
+        return;
+    case CAKE_PK_MXFP4:
+    case CAKE_PK_MXFP4_GGUF: {
+        const __m128i e = b == 0   ? _mm512_castsi512_si128(x)
+                          : b == 1 ? _mm512_extracti32x4_epi32(x, 1)
+                          : b == 2 ? _mm512_extracti32x4_epi32(x, 2)
+                                   : _mm512_extracti32x4_epi32(x, 3);
+        v[0] = half_e8m0(e, p == CAKE_PK_MXFP4);
+        return;
+    }
+    case CAKE_PK_NVFP4:
+        half_e4m3(b == 0 ? _mm512_castsi512_si256(x) : _mm512_extracti64x4_epi64(x, 1), v);
+        return;
+    case CAKE_PK_Q4_K:
+    case CAKE_PK_Q5_K:
+        for (unsigned i = 0; i < 2; i++) {
+            s[i] = _mm512_srli_epi32(h->x[b / 4 + 2 * i], 8 * (b % 4));
+            v[i] = to_float(_mm512_and_si512(s[i], _mm512_set1_epi32(63)));
+        }
+        return;
+    case CAKE_PK_Q2_K:
+        for (unsigned i = 0; i < 2; i++) {
+            s[i] = _mm512_srli_epi32(y, 8 * (b % 2) + 4 * i);
+            v[i] = _mm512_castsi512_ps(_mm512_and_si512(s[i], _mm512_set1_epi32(0xf000f)));
+        }
+        return;
+    case CAKE_PK_Q3_K:
+        s[0] = _mm512_and_si512(_mm512_srli_epi32(y, 8 * (b % 2)), _mm512_set1_epi32(0x3f003f));
+        v[0] = _mm512_castsi512_ps(_mm512_sub_epi16(s[0], _mm512_set1_epi16(32)));
+        return;
+    default: /* q6_k */
+        v[0] = to_float(_mm512_srai_epi32(_mm512_slli_epi32(y, 24 - 8 * (b % 2)), 24));
+        v[1] = to_float(_mm512_srai_epi32(_mm512_slli_epi32(y, 8 - 8 * (b % 2)), 24));
+    }
+}
+
+INLINE void load_codes(cake_packing p, const uint8_t *codes, __m512i c[8]) {
+    load_block(codes, cake_packing_get(p).bits, c);
+    if (!is_e2m1(p)) return;
+    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(CAKE_E2M1_TABLE));
+    for (int j = 0; j < 8; j++) c[j] = _mm512_shuffle_epi8(table, c[j]);
+}
+
+/* The sums of one token that outlive a block. */
+typedef struct {
+    __m512 acc, f, g;
+} sums;
+
+/* The integer sums d and e of the two halves of a block (d alone: of all of it) and its scales are
+ * added to the sums. */
+INLINE void add_block(cake_packing p, __m512i d, __m512i e, const __m512 v[2], const float *scale,
+                      const float *sum32, const int32_t *neg16, sums *s) {
+    __m512 x;
+    switch (p) {
+    case CAKE_PK_NVFP4:
+        x = _mm512_fmadd_ps(v[1], to_float(e), _mm512_mul_ps(v[0], to_float(d)));
+        s->acc = _mm512_fmadd_ps(bcast_float(scale), x, s->acc);
+        return;
+    case CAKE_PK_Q4_K:
+    case CAKE_PK_Q5_K:
+        x = _mm512_mul_ps(v[0], to_float(d));
+        s->g = _mm512_fnmadd_ps(bcast_float(sum32), v[1], s->g);
+        break;
+    case CAKE_PK_Q2_K:
+        x = to_float(_mm512_madd_epi16(_mm512_castps_si512(v[1]),
+                                       pair16(bcast_int(neg16), bcast_int(neg16 + 1))));
+        s->g = _mm512_fmadd_ps(bcast_float(scale), x, s->g);
+        /* fall through */
+    case CAKE_PK_Q3_K:
+        x = to_float(_mm512_madd_epi16(_mm512_castps_si512(v[0]), pair16(d, e)));
+        break;
+    case CAKE_PK_Q6_K:
+        x = _mm512_fmadd_ps(v[1], to_float(e), _mm512_mul_ps(v[0], to_float(d)));
+        break;
+    default:
+        x = _mm512_mul_ps(bcast_float(scale), to_float(d));
+        s->acc = _mm512_fmadd_ps(v[0], x, s->acc);
+        return;
+    }
+    s->f = _mm512_fmadd_ps(bcast_float(scale), x, s->f);
+}
+
+INLINE void begin_unit(cake_packing p, sums *s) {
+    if (is_super(p)) s->f = s->g = _mm512_setzero_ps();
+}
+
+INLINE void end_unit(cake_packing p, __m512 d, __m512 dmin, sums *s) {
+    if (!is_super(p)) return;
+    s->acc = _mm512_fmadd_ps(d, s->f, s->acc);
+    if (has_mins(p)) s->acc = _mm512_fmadd_ps(dmin, s->g, s->acc);
+}
+
+/* ---- one token ---- */
+
+INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, const cake_act *a,
+                      float *out) {
+    const cake_packing_info info = cake_packing_get(p);
+    const uint32_t blocks = (spec->k + 31) / 32;
+    const int8_t *q = a->q;
+    sums s = {.acc = _mm512_setzero_ps()};
+    for (uint32_t h = 0; h < blocks;) {
+        const head u = load_head(p, w);
+        w += info.head;
+        begin_unit(p, &s);
+#pragma GCC unroll 8
+        for (unsigned b = 0; b < info.unit; b++) {
+            if (!is_super(p) && h == blocks) break;
+            __m512i c[8], d = _mm512_setzero_si512(), e = d; /* two chains: half the latency */
+            __m512 v[2];
+            __asm__ volatile("" : "+r"(w)); /* in order: see affine_one() */
+            load_codes(p, w, c);
+            w += info.bits * 64;
+            const int32_t *neg = a->neg16 + h * 2;
+            if (zero_shift(p)) {
+                d = _mm512_slli_epi32(bcast_int(neg), zero_shift(p));
+                e = _mm512_slli_epi32(bcast_int(neg + 1), zero_shift(p));
+            }
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                d = _mm512_dpbusd_epi32(d, c[j], bcast(q + j * 4));
+                e = _mm512_dpbusd_epi32(e, c[j + 4], bcast(q + j * 4 + 16));
+            }
+            if (is_whole(p)) d = _mm512_add_epi32(d, e);
+            block_scales(p, &u, b, v);
+            add_block(p, d, e, v, a->scale + h, a->sum32 + h, neg, &s);
+            q += 32, h++;
+        }
+        end_unit(p, u.d, u.dmin, &s);
+    }
+    _mm512_store_ps(out, s.acc);
+}
+
+/* ---- many tokens ---- */
+
+typedef struct {
+    uint8_t codes[CHUNK][8][64];
+    float scales[CHUNK][2][16], d[16], dmin[16];
+} panel_of;
+
+/* Expand `len` blocks from the start of a unit on; returns where the next one starts. */
+INLINE const uint8_t *expand_chunk(cake_packing p, const uint8_t *w, uint32_t len, panel_of *out) {
+    const cake_packing_info info = cake_packing_get(p);
+    for (uint32_t b0 = 0; b0 < len; b0 += info.unit) {
+        const head u = load_head(p, w);
+        w += info.head;
+        if (is_super(p)) _mm512_store_ps(out->d, u.d);
+        if (has_mins(p)) _mm512_store_ps(out->dmin, u.dmin);
+#pragma GCC unroll 8
+        for (unsigned b = 0; b < info.unit; b++) {
+            if (!is_super(p) && b0 + b == len) break;
+            __m512i c[8];
+            __m512 v[2];
+            load_codes(p, w, c);
+            w += info.bits * 64;
+            for (int j = 0; j < 8; j++) _mm512_store_si512(out->codes[b0 + b][j], c[j]);
+            v[1] = _mm512_setzero_ps();
+            block_scales(p, &u, b, v);
+            for (int i = 0; i < 2; i++) _mm512_store_ps(out->scales[b0 + b][i], v[i]);
+        }
+    }
+    return w;
+}
+
+/* Weights to come, asked for a few lines at a time: all at once they would fill the miss buffers.
+ */
+typedef struct {
+    const uint8_t *next, *end;
+    uint32_t per_block;
+} ahead;
+
+/* nt tokens from tok on over `len` blocks from h0 on. */
+INLINE void some_tokens(cake_packing p, int nt, const panel_of *w, uint32_t h0, uint32_t len,
+                        const cake_act *a, uint32_t tok, ahead *pre, float *acc) {
+    const size_t all = a->n_tok;
+    sums s[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < nt; i++) {
+        begin_unit(p, &s[i]);
+        if (!is_super(p)) s[i].acc = _mm512_load_ps(acc + i * 16);
+    }
+    for (uint32_t b = 0; b < len; b++) {
+        const size_t h = h0 + b;
+        const int8_t *q = a->q + (h / 2 * all + tok) * 64 + h % 2 * 32;
+        const int32_t *neg = a->neg16 + (h * all + tok) * 2;
+        const float *scale = a->scale + h * all + tok, *sum32 = a->sum32 + h * all + tok;
+        for (uint32_t l = 0; l < pre->per_block && pre->next < pre->end; l++, pre->next += 64)
+            _mm_prefetch(pre->next, _MM_HINT_T0);
+        /* the activations of the next chunk, half of the tokens of a unit of 64 columns each time
+         */
+        const int8_t *q_next = a->q + ((h + CHUNK) / 2 * all + tok) * 64 + h % 2 * (nt / 2) * 64;
+        for (int i = 0; i < nt / 2; i++) _mm_prefetch(q_next + i * 64, _MM_HINT_T0);
+        __m512i d[8], e[8];
+#pragma GCC unroll 8
+        for (int i = 0; i < nt; i++) {
+            d[i] = e[i] = _mm512_setzero_si512();
+            if (!zero_shift(p)) continue;
+            d[i] = bcast_int(neg + 2 * i), e[i] = bcast_int(neg + 2 * i + 1);
+            if (is_whole(p))
+                d[i] = _mm512_slli_epi32(_mm512_add_epi32(d[i], e[i]), zero_shift(p));
+            else
+                d[i] = _mm512_slli_epi32(d[i], zero_shift(p)),
+                e[i] = _mm512_slli_epi32(e[i], zero_shift(p));
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) {
+            const __m512i c = load512(w->codes[b][j]);
+            __m512i *x = is_whole(p) || j < 4 ? d : e;
+#pragma GCC unroll 8
+            for (int i = 0; i < nt; i++)
+                x[i] = _mm512_dpbusd_epi32(x[i], c, bcast(q + i * 64 + j * 4));
+        }
+        const __m512 v[2] = {_mm512_load_ps(w->scales[b][0]), _mm512_load_ps(w->scales[b][1])};
+#pragma GCC unroll 8
+        for (int i = 0; i < nt; i++)
+            add_block(p, d[i], e[i], v, scale + i, sum32 + i, neg + 2 * i, &s[i]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < nt; i++) {
+        if (is_super(p)) {
+            s[i].acc = _mm512_load_ps(acc + i * 16);
+            end_unit(p, _mm512_load_ps(w->d), _mm512_load_ps(w->dmin), &s[i]);
+        }
+        _mm512_store_ps(acc + i * 16, s[i].acc);
+    }
+}
+
+INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w, const cake_act *a,
+                        uint32_t tok0, uint32_t n, float *acc, panel_of *panel) {
+    const uint32_t blocks = (spec->k + 31) / 32;
+    const int most = p == CAKE_PK_Q2_K ? 4 : 8; /* as many as their sums fit the registers */
+    for (uint32_t i = 0; i < n; i++) _mm512_store_ps(acc + i * 16, _mm512_setzero_ps());
+    for (uint32_t h = 0; h < blocks; h += CHUNK) {
+        const uint32_t len = blocks - h < CHUNK ? blocks - h : CHUNK;
+        const uint8_t *from = w;
+        w = expand_chunk(p, w, len, panel);
+        const uint32_t lines = (uint32_t)((w - from) / 64), groups = (n + 7) / 8 * CHUNK;
+        ahead pre = {w + (w - from), w + 2 * (w - from), (lines + groups - 1) / groups};
+        uint32_t i = 0;
+        for (; most == 8 && i + 8 <= n; i += 8)
+            some_tokens(p, 8, panel, h, len, a, tok0 + i, &pre, acc + i * 16);
+        for (; i + 4 <= n; i += 4)
+            some_tokens(p, 4, panel, h, len, a, tok0 + i, &pre, acc + i * 16);
+        for (; i < n; i++) some_tokens(p, 1, panel, h, len, a, tok0 + i, &pre, acc + i * 16);
+    }
+}
+
+#define TILE_FN(name, p)                                                                           \
+    static void name(const cake_wspec *s, const uint8_t *w, const cake_act *a, uint32_t tok0,      \
+                     uint32_t n, float *acc, float *panel) {                                       \
+        if (a->n_tok == 1)                                                                         \
+            one_token(p, s, w, a, acc);                                                            \
+        else                                                                                       \
+            many_tokens(p, s, w, a, tok0, n, acc, (panel_of *)(void *)panel);                      \
+    }
+TILE_FN(tile_q4_0, CAKE_PK_Q4_0)
+TILE_FN(tile_q5_0, CAKE_PK_Q5_0)
+TILE_FN(tile_q8_0, CAKE_PK_Q8_0)
+TILE_FN(tile_mxfp4, CAKE_PK_MXFP4)
+TILE_FN(tile_mxfp4_gguf, CAKE_PK_MXFP4_GGUF)
+TILE_FN(tile_nvfp4, CAKE_PK_NVFP4)
+TILE_FN(tile_q2_k, CAKE_PK_Q2_K)
+TILE_FN(tile_q3_k, CAKE_PK_Q3_K)
+TILE_FN(tile_q4_k, CAKE_PK_Q4_K)
+TILE_FN(tile_q5_k, CAKE_PK_Q5_K)
+TILE_FN(tile_q6_k, CAKE_PK_Q6_K)
+
+cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT] = {
+    [CAKE_PK_Q4_0] = tile_q4_0,   [CAKE_PK_Q5_0] = tile_q5_0,
+    [CAKE_PK_Q8_0] = tile_q8_0,   [CAKE_PK_MXFP4] = tile_mxfp4,
+    [CAKE_PK_NVFP4] = tile_nvfp4, [CAKE_PK_MXFP4_GGUF] = tile_mxfp4_gguf,
+    [CAKE_PK_Q2_K] = tile_q2_k,   [CAKE_PK_Q3_K] = tile_q3_k,
+    [CAKE_PK_Q4_K] = tile_q4_k,   [CAKE_PK_Q5_K] = tile_q5_k,
+    [CAKE_PK_Q6_K] = tile_q6_k,
+};
+#endif
