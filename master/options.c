@@ -26,8 +26,8 @@ enum {
     SAMPLES = V(RUN) | V(CHAT) | V(SERVE),
     MODEL = V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR) |
             V(PERPLEXITY) | V(CALIBRATE),
-    PLANS = V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(PERPLEXITY) |
-            V(CALIBRATE),
+    PLANS =
+        V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(PERPLEXITY) | V(CALIBRATE),
     NET = PLANS | V(WORKERS) | V(DOCTOR),
     KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN),
     LISTS = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(CLUSTER_SHOW) | V(BENCH) | V(DOCTOR) |
@@ -98,6 +98,10 @@ static const cake_opt opts[] = {
     {"min-workers", 0, CAKE_OPT_INT, AT(min_workers), "N", "0", 0, 1024, NULL, NET, 0, "Cluster",
      "give layers to at least N workers; waits for them until the discovery timeout and fails "
      "without"},
+    {"recover-timeout", 0, CAKE_OPT_DURATION, AT(recover_timeout_ms), "TIME", "30s", 0, 3600e3,
+     NULL, RUN | SERVE | CHAT, 0, "Cluster",
+     "when workers are lost, how long answers under way wait for a cluster that can go on with "
+     "them; then they end with an error"},
     {"name", 0, CAKE_OPT_STRING, AT(name), "NAME", NULL, 0, 0, NULL, NET, 0, "Cluster",
      "what this machine is called in tables; its host name by default"},
     {"address", 0, CAKE_OPT_STRING, AT(address), "HOST:PORT", "0.0.0.0:0", 0, 0, NULL, RUN, 0,
@@ -134,10 +138,6 @@ static const cake_opt opts[] = {
      "requests computed at once; each has room for the whole --context"},
     {"queue", 0, CAKE_OPT_INT, AT(queue), "N", "64", 0, 1000, NULL, SERVE, 0, "Serving",
      "requests that may wait; the next is told to come again (429)"},
-    {"recover-timeout", 0, CAKE_OPT_DURATION, AT(recover_timeout_ms), "TIME", "30s", 0, 3600e3,
-     NULL, SERVE | CHAT, 0, "Serving",
-     "when workers are lost, how long answers under way wait for a cluster that can go on with "
-     "them; then they end with an error"},
     {"api-key-file", 0, CAKE_OPT_STRING, AT(api_key_file), "FILE", NULL, 0, 0, NULL, SERVE | CHAT,
      CAKE_OPT_FILE, "Serving",
      "file with the API keys that clients must send, one a line; CAKE_API_KEY in the environment "
