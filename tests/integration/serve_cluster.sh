@@ -46,8 +46,15 @@ under_way() {
     sleep 0.5
 }
 metric() { ask $U/metrics | awk -v m="$1" '$1 == m {print $2}'; }
+# A worker that does not answer any more is killed when a request surely waits for it.
+running() { [[ $(metric cake_requests_running) -ge 1 ]]; }
+kill_under_way() {
+    send w3 STOP
+    wait_until 10 running || return 1
+    stop w3 KILL 5
+}
 under_way back
-stop w3 KILL 5
+check "a worker is killed under an answer" kill_under_way
 check "/health is false soon after a worker is lost" wait_until 15 is_health 503
 : >"$IT/back.enough"
 worker 3 w3 --threads 1
@@ -58,7 +65,7 @@ check "one of them was computed again" test "$(metric cake_replays_total)" -ge 1
 same "the same text again" "$TEXT" "$(text)"
 # the same, and it does not come back
 under_way gone
-stop w3 KILL 5
+check "again" kill_under_way
 : >"$IT/gone.enough"
 wait $asker
 check "answers end with an error when nobody can go on with them" grep -q '^error unavailable' "$IT/gone"
