@@ -12,6 +12,7 @@ _Static_assert(CAKE_COLOR_AUTO == 0 && CAKE_COLOR_NEVER == 2, "order of color_ch
 
 static const char *const compute_choices[] = {"int8", "f32", NULL};
 static const char *const wire_choices[] = {"f32", "f16", "q8", NULL};
+static const char *const speculate_choices[] = {"auto", "off", NULL};
 static const char *const optimize_choices[] = {"latency", "throughput", NULL};
 static const char *const color_choices[] = {"auto", "always", "never", NULL};
 static const char *const format_choices[] = {"text", "json", NULL};
@@ -88,6 +89,10 @@ static const cake_opt opts[] = {
      "positions to make room for; 0: what the model was made for, at most 4096"},
     {"memory", 0, CAKE_OPT_BYTES, AT(memory), "BYTES", "0", 0, 0, NULL, ROOM, 0, "Computing",
      "memory of this machine for weights and KV cache, such as 6G; 0: what is free"},
+    {"speculate", 0, CAKE_OPT_ENUM, AT(speculate), "WHEN", "auto", 0, 0, speculate_choices, SAMPLES,
+     0, "Computing",
+     "guess next tokens from the text itself and check several at once, where that pays; the text "
+     "stays the same"},
     {"optimize", 0, CAKE_OPT_ENUM, AT(optimize), "GOAL", "latency", 0, 0, optimize_choices, PLANS,
      0, "Computing", "what the plan is best at: one stream, or many at once"},
 
@@ -98,10 +103,6 @@ static const cake_opt opts[] = {
     {"min-workers", 0, CAKE_OPT_INT, AT(min_workers), "N", "0", 0, 1024, NULL, NET, 0, "Cluster",
      "give layers to at least N workers; waits for them until the discovery timeout and fails "
      "without"},
-    {"recover-timeout", 0, CAKE_OPT_DURATION, AT(recover_timeout_ms), "TIME", "30s", 0, 3600e3,
-     NULL, RUN | SERVE | CHAT, 0, "Cluster",
-     "when workers are lost, how long answers under way wait for a cluster that can go on with "
-     "them; then they end with an error"},
     {"name", 0, CAKE_OPT_STRING, AT(name), "NAME", NULL, 0, 0, NULL, NET, 0, "Cluster",
      "what this machine is called in tables; its host name by default"},
     {"address", 0, CAKE_OPT_STRING, AT(address), "HOST:PORT", "0.0.0.0:0", 0, 0, NULL, RUN, 0,
@@ -138,6 +139,13 @@ static const cake_opt opts[] = {
      "requests computed at once; each has room for the whole --context"},
     {"queue", 0, CAKE_OPT_INT, AT(queue), "N", "64", 0, 1000, NULL, SERVE, 0, "Serving",
      "requests that may wait; the next is told to come again (429)"},
+    {"recover-timeout", 0, CAKE_OPT_DURATION, AT(recover_timeout_ms), "TIME", "30s", 0, 3600e3,
+     NULL, SERVE | CHAT, 0, "Serving",
+     "when workers are lost, how long answers under way wait for a cluster that can go on with "
+     "them; then they end with an error"},
+    {"deadline", 0, CAKE_OPT_DURATION, AT(deadline_ms), "TIME", "1h", 0, 1e9, NULL, SERVE, 0,
+     "Serving",
+     "a request that is not answered in TIME ends with an error, wherever it is; 0: none"},
     {"api-key-file", 0, CAKE_OPT_STRING, AT(api_key_file), "FILE", NULL, 0, 0, NULL, SERVE | CHAT,
      CAKE_OPT_FILE, "Serving",
      "file with the API keys that clients must send, one a line; CAKE_API_KEY in the environment "

@@ -28,6 +28,8 @@ enum { CAKE_COMPUTE_INT8, CAKE_COMPUTE_F32 };                             /* --c
 enum { CAKE_OPTION_WIRE_F32, CAKE_OPTION_WIRE_F16, CAKE_OPTION_WIRE_Q8 }; /* --wire */
 enum { CAKE_OPTIMIZE_LATENCY, CAKE_OPTIMIZE_THROUGHPUT };                 /* --optimize */
 
+enum { CAKE_OPTION_SPECULATE_AUTO, CAKE_OPTION_SPECULATE_OFF }; /* --speculate */
+
 typedef struct {
     /* model and prompt */
     const char *model;         /* folder, or a name in the Hugging Face cache; NULL */
@@ -75,6 +77,8 @@ typedef struct {
     const char *api_key_file;   /* NULL */
     bool insecure_no_auth;
     const char *cors;          /* NULL */
+    int64_t deadline_ms;       /* of a request; 0: none */
+    int speculate;             /* CAKE_OPTION_SPECULATE_* */
     const char *model_name;    /* NULL: from the model's path */
     const char *chat_template; /* file; NULL: the model's */
     /* talking */

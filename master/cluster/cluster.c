@@ -177,6 +177,15 @@ cake_status cake_cluster_send(cake_cluster *c, cake_msg *m, cake_error *err) {
     return cake_peer_send(c->stage_peer[0], m, err);
 }
 
+void cake_cluster_cancel(cake_cluster *c, uint64_t batch) {
+    for (uint32_t i = 0; c->deployed && i < c->plan->plan.n_stages; i++) {
+        bool told = false; /* a worker may hold several stages */
+        for (uint32_t k = 0; k < i; k++) told |= c->stage_peer[k] == c->stage_peer[i];
+        cake_msg *m = told ? NULL : cake_msg_cancel(c->epoch, batch);
+        if (m) cake_peer_send(c->stage_peer[i], m, NULL);
+    }
+}
+
 /* ---- the loop ---- */
 
 static cake_status check_plan_peers(cake_cluster *c, cake_error *err) {

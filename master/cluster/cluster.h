@@ -108,6 +108,9 @@ cake_status cake_cluster_send(cake_cluster *c, cake_msg *m, cake_error *err);
 cake_status cake_cluster_stats(cake_cluster *c, uint32_t unit, cake_input input, uint32_t n,
                                uint32_t k, float *means, uint64_t *counts, cake_error *err);
 
+/* Tell all stages that nobody wants the rows of a batch any more; its KV operations still apply. */
+void cake_cluster_cancel(cake_cluster *c, uint64_t batch);
+
 /* Do what is to be done for at most timeout_ms. extra_fd (or -1): also wake when it is readable.
  * CAKE_EUNAVAIL: a worker of the deployed plan is lost; CAKE_ECANCELED: interrupted. */
 cake_status cake_cluster_poll(cake_cluster *c, int timeout_ms, int extra_fd, cake_error *err);

@@ -88,12 +88,11 @@ static cake_status open_engine(cake_service *v, const cake_session *s, cake_erro
 }
 
 /* One deployment from beginning to end. *ran: it served. */
-static cake_status serve_once(cake_service *v, const cake_master_options *o, bool *ran,
-                              cake_error *err) {
+static cake_status serve_once(cake_service *v, bool *ran, cake_error *err) {
     cake_session s;
-    cake_status st = cake_session_open(&s, o, true, err);
+    cake_status st = cake_session_open(&s, v->o, true, err);
     if (st == CAKE_OK) st = cake_session_plan(&s, v->sequences, err);
-    if (st == CAKE_OK && !o->quiet) cake_plan_print(&s.plan.request, &s.plan.plan, stderr);
+    if (st == CAKE_OK && !v->o->quiet) cake_plan_print(&s.plan.request, &s.plan.plan, stderr);
     if (st == CAKE_OK) st = cake_session_deploy(&s, err);
     if (st == CAKE_OK && !v->tokenizer) st = open_engine(v, &s, err);
     if (st == CAKE_OK) {
@@ -120,7 +119,9 @@ cake_status cake_service_open(cake_service **out, const cake_master_options *o,
                            .cors = p ? NULL : o->cors,
                            .model = v->name,
                            .insecure_no_auth = o->insecure_no_auth,
-                           .queue = (uint32_t)o->queue};
+                           .queue = (uint32_t)o->queue,
+                           .deadline_ns = (uint64_t)o->deadline_ms * 1000000,
+                           .speculate = o->speculate == CAKE_OPTION_SPECULATE_AUTO};
     cake_sampler_params *d = &c.defaults;
     cake_sampler_params_default(d);
     d->temperature = (float)o->temperature;
@@ -142,13 +143,11 @@ cake_status cake_service_open(cake_service **out, const cake_master_options *o,
 
 cake_status cake_service_run(cake_service *v, cake_error *err) {
     /* A lost worker ends a deployment, not the server: plan again over those that are left. */
-    cake_master_options left = *v->o; /* after a loss: better fewer than --min-workers than none */
-    left.min_workers = 0;
     int64_t lost_ms = 0;
     cake_status st;
     for (;;) {
         bool ran = false;
-        st = serve_once(v, atomic_load(&v->began) ? &left : v->o, &ran, err);
+        st = serve_once(v, &ran, err);
         if (st == CAKE_ECANCELED || !atomic_load(&v->began)) break;
         cake_log(CAKE_LOG_ERROR, "event=cluster_lost reason=\"%s\"", err->msg);
         if (ran) {

@@ -1,9 +1,18 @@
 /* The scheduler: many sequences over one deployed plan, batched so that every stage has work.
  *
  * A batch mixes the next token of sequences that decode with chunks of prompts that are prefilled.
- * As many batches are in flight as there are stages, and one more; the sequences that decode are
- * dealt out over them, so that a sequence is in one batch at a time and the stages overlap. Chunks
- * of one prompt follow each other through the pipeline without waiting.
+ * The sequences that decode are dealt out over as many batches in flight as the measured times of
+ * stages and links make worthwhile (pace.h); those that travel together stay together. Chunks of
+ * one prompt follow each other through the pipeline without waiting; beside others who decode they
+ * are kept so small that a token takes at most 1.4 times as long.
+ *
+ * A sequence begins where the longest prefix ends that the stages hold of any other (prefix.h).
+ * Sequences wait for a slot by client, in turn (fair.h). With `speculate` the rows after a token
+ * may be guessed from the sequence's own text and checked in one batch, several such in flight
+ * (lookup.h); `next` sees every position once, in order, and with the logits it would have seen.
+ *
+ * A sequence that ends takes batches with it that only it waits for: the stages are told not to
+ * compute them.
  *
  * Which rows share a batch never changes a result (worker/engine), so scheduling is free to choose.
  *
@@ -24,11 +33,21 @@ typedef enum {
     CAKE_DONE_ERROR,    /* see err */
 } cake_done;
 
+typedef enum {
+    CAKE_SPECULATE_OFF,
+    CAKE_SPECULATE_AUTO,   /* where it pays */
+    CAKE_SPECULATE_ALWAYS, /* whatever it costs, for tests */
+} cake_speculate;
+
 /* A sequence to compute. Strings and arrays are copied; callbacks get `arg`. */
 typedef struct {
     const uint32_t *prompt; /* [n_prompt], n_prompt >= 1 */
     uint32_t n_prompt;
-    uint32_t max_positions; /* prompt and answer together; 0: the plan's context */
+    uint32_t max_positions;   /* prompt and answer together; 0: the plan's context */
+    uint64_t client;          /* requests of one client share its turns */
+    int32_t priority;         /* among those of one client: lower goes first */
+    uint64_t deadline_ns;     /* cake_now_ns: it ends with CAKE_ETIMEOUT then; 0: none */
+    cake_speculate speculate; /* guess ahead from the text itself */
     bool score; /* logits of every prompt row are wanted, in order, and nothing is generated */
     void *arg;
     /* Logits [n_vocab] of the row at `position` (borrowed during the call; may be written to). With
@@ -46,13 +65,15 @@ typedef struct {
 /* Sums since creation, for reports. */
 typedef struct {
     uint64_t batches, rows, prompt_rows, decode_rows;
-    uint64_t cached_rows; /* of prompts, that were not computed again */
+    uint64_t cached_rows;            /* of prompts, that were not computed again */
+    uint64_t guessed, guessed_right; /* rows of guesses sent; tokens that were guessed */
+    uint64_t canceled;               /* batches the stages were told not to compute */
     uint32_t n_stages;
     struct {
         uint64_t compute_ns, queue_ns, rows;
     } stage[CAKE_STAGES_MAX];
-    uint64_t flight_ns; /* sum over batches, from sending to result */
-    uint32_t running, waiting;
+    uint64_t flight_ns;                   /* sum over batches, from sending to result */
+    uint32_t running, waiting, in_flight; /* sequences, batches */
     cake_prefix_stats kv;
 } cake_scheduler_stats;
 

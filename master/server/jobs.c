@@ -43,10 +43,17 @@ void cake_event_free(cake_event *e) {
 
 static void internal_error(cake_job *job, const cake_error *err) {
     cake_api_error e;
-    bool ours = err->status == CAKE_EUNAVAIL || err->status == CAKE_ETIMEOUT ||
-                err->status == CAKE_ECANCELED;
-    cake_api_fail(&e, ours ? 503 : 500, "server_error", ours ? "unavailable" : "internal", NULL,
-                  "%s", err->msg);
+    bool ours = err->status == CAKE_EUNAVAIL || err->status == CAKE_ECANCELED,
+         late = err->status == CAKE_ETIMEOUT;
+    cake_api_fail(&e,
+                  late   ? 504
+                  : ours ? 503
+                         : 500,
+                  "server_error",
+                  late   ? "deadline_exceeded"
+                  : ours ? "unavailable"
+                         : "internal",
+                  NULL, "%s", err->msg);
     cake_serve_error_event(job, &e);
 }
 
@@ -223,7 +230,7 @@ static bool on_logits(void *arg, uint32_t position, float *logits, uint32_t n_vo
 static void on_progress(void *arg, uint32_t cached, uint32_t done) {
     cake_choice *c = arg;
     (void)done;
-    c->cached = cached;
+    if (c->replays == 0) c->cached = cached;
 }
 
 /* Was it the workers, and may they be other ones next time? What a stage refused it would refuse
@@ -272,15 +279,22 @@ static void on_done(void *arg, cake_done how, const cake_error *err) {
 
 /* What g has so far, prompt and answer, as a sequence that goes on from there. */
 static cake_status submit(cake_choice *c, cake_error *err) {
+    const cake_job *j = c->job;
+    const cake_serve_config *config = &j->server->config;
     const cake_generation *g = c->gen;
-    cake_sequence_request q = {.prompt = g->ids.v,
-                               .n_prompt = (uint32_t)g->ids.n,
-                               .max_positions = (uint32_t)(g->n_prompt + g->config.max_tokens - 1),
-                               .arg = c,
-                               .next = on_logits,
-                               .progress = on_progress,
-                               .done = on_done};
-    return cake_scheduler_submit(c->job->server->scheduler, &q, &c->sequence, err);
+    cake_sequence_request q = {
+        .prompt = g->ids.v,
+        .n_prompt = (uint32_t)g->ids.n,
+        .max_positions = (uint32_t)(g->n_prompt + g->config.max_tokens - 1),
+        .client = j->client,
+        .priority = j->req.priority,
+        .deadline_ns = config->deadline_ns ? j->start_ns + config->deadline_ns : 0,
+        .speculate = config->speculate ? CAKE_SPECULATE_AUTO : CAKE_SPECULATE_OFF,
+        .arg = c,
+        .next = on_logits,
+        .progress = on_progress,
+        .done = on_done};
+    return cake_scheduler_submit(j->server->scheduler, &q, &c->sequence, err);
 }
 
 static cake_status submit_choice(cake_choice *c, cake_error *err) {

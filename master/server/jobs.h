@@ -40,7 +40,7 @@ struct cake_job {
     cake_api_request req;
     char id[48];
     int64_t created;
-    uint64_t start_ns;
+    uint64_t start_ns, client; /* client: whose turns it uses */
     _Atomic bool canceled;
     /* prepare thread, then read only */
     cake_ids ids[CAKE_API_PROMPTS_MAX];

@@ -307,7 +307,7 @@ static bool get_bias(cake_api_request *r, cake_api_error *e) {
 static bool get_sampler(cake_api_request *r, cake_api_error *e) {
     json_object *b = r->body;
     cake_sampler_params *p = &r->sampler;
-    int64_t top_k = p->top_k, last_n = p->repeat_last_n, seed = 0, n = 1;
+    int64_t top_k = p->top_k, last_n = p->repeat_last_n, seed = 0, n = 1, priority = 0;
     if (!get_float(b, "temperature", 0, 2, &p->temperature, e) ||
         !get_float(b, "top_p", 0, 1, &p->top_p, e) || !get_float(b, "min_p", 0, 1, &p->min_p, e) ||
         !get_float(b, "presence_penalty", -2, 2, &p->presence_penalty, e) ||
@@ -317,7 +317,8 @@ static bool get_sampler(cake_api_request *r, cake_api_error *e) {
         !get_int(b, "top_k", -1, 1 << 24, &top_k, e) ||
         !get_int(b, "repeat_last_n", -1, 1 << 24, &last_n, e) ||
         !get_int(b, "seed", INT64_MIN, INT64_MAX, &seed, e) ||
-        !get_int(b, "n", 1, CAKE_API_N_MAX, &n, e))
+        !get_int(b, "n", 1, CAKE_API_N_MAX, &n, e) ||
+        !get_int(b, "priority", -100, 100, &priority, e))
         return false;
     if (p->top_p <= 0) p->top_p = 1e-6f; /* the likeliest token only */
     p->top_k = top_k < 0 ? 0 : (uint32_t)top_k;
@@ -325,6 +326,7 @@ static bool get_sampler(cake_api_request *r, cake_api_error *e) {
     r->has_seed = member(b, "seed") != NULL;
     if (r->has_seed) p->seed = (uint64_t)seed;
     r->n = (uint32_t)n;
+    r->priority = (int32_t)priority;
     return get_bias(r, e);
 }
 

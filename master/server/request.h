@@ -64,7 +64,8 @@ typedef struct {
     int64_t max_tokens; /* -1: as many as fit */
     const char *stop[CAKE_API_STOP_MAX];
     size_t n_stop;
-    uint32_t n; /* choices of each prompt */
+    uint32_t n;       /* choices of each prompt */
+    int32_t priority; /* lower goes first among the requests of one client */
     bool stream, include_usage, logprobs, ignore_eos;
     uint32_t top_logprobs;
     bool add_special, parse_special, with_pieces; /* tokenize */

@@ -301,12 +301,21 @@ static void on_tick(void *arg) {
 
 /* ---- routes ---- */
 
+/* Requests with the same key share their turns. */
+static uint64_t client_of(const cake_exchange *x) {
+    const char *key = cake_http_head_field(cake_exchange_head(x), "authorization");
+    uint64_t h = 0;
+    for (; key && *key; key++) h = (h ^ (uint8_t)*key) * 1099511628211u + 1;
+    return h;
+}
+
 static void new_job(cake_serve *s, cake_exchange *x, cake_api_request *r) {
     cake_job *j = cake_calloc(1, sizeof *j);
     j->server = s;
     j->req = *r;
     j->created = time(NULL);
     j->start_ns = cake_now_ns();
+    j->client = client_of(x);
     j->x = x;
     uint64_t salt = 0;
     if (getrandom(&salt, sizeof salt, 0) != sizeof salt) salt = cake_now_ns();

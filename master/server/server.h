@@ -22,7 +22,9 @@ typedef struct {
     const char *cors;         /* origins, NULL */
     const char *model;        /* the name clients use */
     bool insecure_no_auth;
-    uint32_t queue; /* sequences that may wait */
+    uint32_t queue;       /* sequences that may wait */
+    uint64_t deadline_ns; /* of a request; 0: none */
+    bool speculate;
     cake_sampler_params defaults;
 } cake_serve_config;
 

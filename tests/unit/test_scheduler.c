@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "common/clock.h"
 #include "common/mem.h"
 #include "kernels/vec.h"
 #include "master/scheduler/scheduler.h"
@@ -293,6 +294,154 @@ static void more_than_fits(void **state) {
     free(a);
 }
 
+/* ---- guessing ---- */
+
+/* A text that is decided beforehand, and what the model made of it at every position. */
+typedef struct {
+    const uint32_t *text; /* by position */
+    uint32_t n_prompt, n, at;
+    uint64_t seen[MAX_TOKENS]; /* hash of the logits of each position */
+    bool over;
+} script;
+
+static bool follow(void *arg, uint32_t position, float *logits, uint32_t n_vocab, uint32_t *token) {
+    script *k = arg;
+    uint64_t h = 1469598103934665603u;
+    for (uint32_t i = 0; i < n_vocab; i++) {
+        uint32_t bits;
+        memcpy(&bits, &logits[i], sizeof bits);
+        h = (h ^ bits) * 1099511628211u;
+    }
+    assert_int_equal(position, k->at); /* every position once, in order */
+    k->seen[k->at++] = h;
+    *token = k->text[position + 1];
+    return k->at + 1 < k->n;
+}
+static void script_over(void *arg, cake_done how, const cake_error *err) {
+    script *k = arg;
+    if (how == CAKE_DONE_ERROR) fail_msg("%s", err->msg);
+    assert_int_equal(how, CAKE_DONE_STOP);
+    k->over = true;
+}
+
+/* Three texts: one that repeats, one that repeats with slips, one that never does; and all three at
+ * once beside each other. Guessing changes no logit of any position. */
+static void guessing(void **state) {
+    (void)state;
+    enum { TEXTS = 3, LEN = 220, PROMPT = 40 };
+    uint32_t text[TEXTS][LEN + 1], vocab = env.model.config.vocab, x = 12345;
+    for (uint32_t i = 0; i <= LEN; i++) {
+        x = x * 1664525 + 1013904223;
+        text[0][i] = 3 + i % 23 * 4 % 90;
+        text[1][i] = i % 29 == 28 ? 3 + i % 97 : text[0][i];
+        text[2][i] = 3 + (x >> 8) % (vocab - 3);
+    }
+    script *plain = cake_calloc(TEXTS, sizeof *plain), *guess = cake_calloc(TEXTS, sizeof *guess);
+    for (int mode = 0; mode < 3; mode++) {
+        cake_scheduler *s = new_scheduler();
+        cake_scheduler_stats st;
+        for (int i = 0; i < TEXTS; i++) {
+            script *k = mode ? &guess[i] : &plain[i];
+            *k = (script){.text = text[i], .n_prompt = PROMPT, .n = LEN, .at = PROMPT - 1};
+            cake_sequence_request r = {.prompt = text[i],
+                                       .n_prompt = PROMPT,
+                                       .arg = k,
+                                       .next = follow,
+                                       .done = script_over,
+                                       .speculate =
+                                           mode ? CAKE_SPECULATE_ALWAYS : CAKE_SPECULATE_OFF};
+            cake_error err;
+            must(cake_scheduler_submit(s, &r, NULL, &err), &err);
+            if (mode < 2) drain(s); /* then all at once */
+        }
+        drain(s);
+        cake_scheduler_stats_get(s, &st);
+        cake_scheduler_free(s);
+        assert_true(mode ? st.guessed_right > 100 && st.guessed > st.guessed_right
+                         : st.guessed == 0);
+        for (int i = 0; mode && i < TEXTS; i++) {
+            assert_true(guess[i].over);
+            assert_int_equal(guess[i].at, plain[i].at);
+            for (uint32_t p = 0; p < LEN; p++)
+                if (guess[i].seen[p] != plain[i].seen[p]) fail_msg("text %d, position %u", i, p);
+        }
+    }
+    free(plain);
+    free(guess);
+}
+
+/* The context's end and a cancel in the middle of guesses leave nothing behind. */
+static void guessing_ends(void **state) {
+    (void)state;
+    answer plain = {.want = MAX_TOKENS}, guess = {.want = MAX_TOKENS};
+    uint32_t ids[60];
+    for (uint32_t k = 0; k < 60; k++) ids[k] = 3 + k % 6;
+    cake_error err;
+    for (int mode = 0; mode < 2; mode++) {
+        cake_scheduler *s = new_scheduler();
+        answer *a = mode ? &guess : &plain;
+        cake_sequence_request r = {.prompt = ids,
+                                   .n_prompt = 60,
+                                   .arg = a,
+                                   .next = greedy,
+                                   .done = done,
+                                   .speculate = mode ? CAKE_SPECULATE_ALWAYS : CAKE_SPECULATE_OFF};
+        must(cake_scheduler_submit(s, &r, &a->id, &err), &err);
+        drain(s);
+        assert_int_equal(a->how, CAKE_DONE_LENGTH);
+        for (int k = 0; mode && k < 20; k++) { /* cancelled at some point */
+            answer c = {.want = 60, .cancel_in = k % 2 ? s : NULL};
+            r.arg = &c;
+            must(cake_scheduler_submit(s, &r, &c.id, &err), &err);
+            for (int i = 0; i < k; i++) must(cake_scheduler_step(s, 1, &err), &err);
+            cake_scheduler_cancel(s, c.id);
+            assert_true(c.over);
+            assert_memory_equal(c.token, plain.token, c.n * sizeof *c.token);
+        }
+        drain(s);
+        cake_scheduler_stats st;
+        cake_scheduler_stats_get(s, &st);
+        assert_int_equal(st.kv.open + st.running + st.waiting, 0);
+        cake_scheduler_free(s);
+    }
+    same_answer(&guess, &plain);
+}
+
+/* ---- deadlines ---- */
+
+static void late(void *arg, cake_done how, const cake_error *err) {
+    answer *a = arg;
+    a->over = true;
+    a->how = how;
+    if (how == CAKE_DONE_ERROR) assert_int_equal(err->status, CAKE_ETIMEOUT);
+}
+
+/* In the queue, in its prompt and in its answer: it ends with an error, and others go on. */
+static void deadlines(void **state) {
+    (void)state;
+    cake_scheduler *s = new_scheduler();
+    answer a[SEQS + 2] = {0}, other = {.want = 30};
+    cake_error err;
+    uint32_t ids[200];
+    for (uint32_t i = 0; i < SEQS + 2; i++) {
+        for (uint32_t k = 0; k < 200; k++) ids[k] = 3 + (i * 7 + k) % 100;
+        a[i].want = MAX_TOKENS;
+        cake_sequence_request r = {.prompt = ids,
+                                   .n_prompt = i % 2 ? 200 : 5,
+                                   .arg = &a[i],
+                                   .next = greedy,
+                                   .done = late,
+                                   .deadline_ns = cake_now_ns() + 3000000};
+        must(cake_scheduler_submit(s, &r, NULL, &err), &err);
+    }
+    submit(s, 2, &other);
+    drain(s);
+    for (uint32_t i = 0; i < SEQS + 2; i++) assert_true(a[i].over);
+    assert_int_equal(a[SEQS + 1].how, CAKE_DONE_ERROR); /* it never had a slot */
+    assert_int_equal(other.how, CAKE_DONE_STOP);
+    cake_scheduler_free(s);
+}
+
 /* Free a scheduler that still has work: everybody hears of it, and the next one starts clean. */
 static void freed_at_work(void **state) {
     (void)state;
@@ -377,7 +526,8 @@ int main(void) {
         cmocka_unit_test(cancelling),        cmocka_unit_test(freed_at_work),
         cmocka_unit_test(refusals),          cmocka_unit_test(scoring),
         cmocka_unit_test(second_turn),       cmocka_unit_test(shared_prompt),
-        cmocka_unit_test(more_than_fits),
+        cmocka_unit_test(more_than_fits),    cmocka_unit_test(guessing),
+        cmocka_unit_test(guessing_ends),     cmocka_unit_test(deadlines),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
