@@ -241,6 +241,7 @@ cake_status cake_cluster_poll(cake_cluster *c, int timeout_ms, int extra_fd, cak
     }
     if (c->o.progress) cake_progress_tick(c->o.progress);
     c->polled_ms = cake_now_ms();
+    if (c->o.observe) c->o.observe(c->o.observe_arg, c);
     if (c->o.interrupted && atomic_load(c->o.interrupted))
         return cake_fail(err, CAKE_ECANCELED, "interrupted");
     return check_plan_peers(c, err);

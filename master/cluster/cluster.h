@@ -28,6 +28,9 @@ typedef struct {
     cake_progress *progress;
     const _Atomic bool
         *interrupted; /* set by a signal handler: every wait ends with CAKE_ECANCELED */
+    /* NULL, or called at the end of every cake_cluster_poll, before it says what is wrong. */
+    void (*observe)(void *arg, const cake_cluster *c);
+    void *observe_arg;
 } cake_cluster_options;
 
 cake_status cake_cluster_open(cake_cluster **out, const cake_cluster_options *o, cake_error *err);
@@ -91,6 +94,8 @@ void cake_cluster_release(cake_cluster *c);
 uint64_t cake_cluster_epoch(const cake_cluster *c);
 uint32_t cake_cluster_n_stages(const cake_cluster *c);
 const cake_cluster_plan *cake_cluster_deployed(const cake_cluster *c);
+/* The same, or what is being deployed just now, or what was until it failed. */
+const cake_cluster_plan *cake_cluster_planned(const cake_cluster *c);
 bool cake_cluster_stage_relayed(const cake_cluster *c,
                                 uint32_t stage); /* its output goes through us */
 

@@ -34,6 +34,9 @@ uint32_t cake_cluster_n_stages(const cake_cluster *c) {
 const cake_cluster_plan *cake_cluster_deployed(const cake_cluster *c) {
     return c->deployed ? c->plan : NULL;
 }
+const cake_cluster_plan *cake_cluster_planned(const cake_cluster *c) {
+    return c->plan;
+}
 bool cake_cluster_stage_relayed(const cake_cluster *c, uint32_t stage) {
     return stage < CAKE_STAGES_MAX && c->stage_relayed[stage];
 }

@@ -268,7 +268,9 @@ void cake_peer_step(cake_master_peer *p, cake_net *net) {
             }
             return;
         }
-        if (now - p->last_ping_ms > PING_MS) {
+        /* A pong only counts for the last ping: leave the wide one the time a slow link takes. */
+        bool wide = p->state == CAKE_PEER_MEASURING && p->n_pongs == CAKE_PEER_PINGS;
+        if (now - p->last_ping_ms > (wide ? CAKE_PEER_SILENT_MS : PING_MS)) {
             if (p->hello.busy) try_send(p, cake_control_hello_ask()); /* free by now? */
             send_ping(p);
         }

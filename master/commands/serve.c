@@ -90,7 +90,7 @@ static cake_status open_engine(cake_service *v, const cake_session *s, cake_erro
 /* One deployment from beginning to end. *ran: it served. */
 static cake_status serve_once(cake_service *v, bool *ran, cake_error *err) {
     cake_session s;
-    cake_status st = cake_session_open(&s, v->o, true, err);
+    cake_status st = cake_session_open_watched(&s, v->o, cake_serve_observe, v->server, err);
     if (st == CAKE_OK) st = cake_session_plan(&s, v->sequences, err);
     if (st == CAKE_OK && !v->o->quiet) cake_plan_print(&s.plan.request, &s.plan.plan, stderr);
     if (st == CAKE_OK) st = cake_session_deploy(&s, err);

@@ -58,8 +58,9 @@ static cake_status open_net(cake_session *s, cake_error *err) {
     return st;
 }
 
-cake_status cake_session_open(cake_session *s, const cake_master_options *o, bool with_model,
-                              cake_error *err) {
+static cake_status open_session(cake_session *s, const cake_master_options *o, bool with_model,
+                                void (*watch)(void *arg, const cake_cluster *c), void *arg,
+                                cake_error *err) {
     memset(s, 0, sizeof *s);
     s->o = o;
     s->progress = cake_progress_new(
@@ -94,10 +95,23 @@ cake_status cake_session_open(cake_session *s, const cake_master_options *o, boo
                                .threads = (unsigned)o->threads,
                                .memory_bytes = o->memory,
                                .progress = s->progress,
-                               .interrupted = &interrupted};
+                               .interrupted = &interrupted,
+                               .observe = watch,
+                               .observe_arg = arg};
     st = cake_cluster_open(&s->cluster, &co, err);
     if (st == CAKE_OK) st = cake_cluster_gather(s->cluster, err);
     return st;
+}
+
+cake_status cake_session_open(cake_session *s, const cake_master_options *o, bool with_model,
+                              cake_error *err) {
+    return open_session(s, o, with_model, NULL, NULL, err);
+}
+
+cake_status cake_session_open_watched(cake_session *s, const cake_master_options *o,
+                                      void (*watch)(void *arg, const cake_cluster *c), void *arg,
+                                      cake_error *err) {
+    return open_session(s, o, true, watch, arg, err);
 }
 
 cake_status cake_session_plan(cake_session *s, uint32_t sequences, cake_error *err) {

@@ -26,6 +26,10 @@ typedef struct {
  * also after a failure. */
 cake_status cake_session_open(cake_session *s, const cake_master_options *o, bool with_model,
                               cake_error *err);
+/* The same; watch and its arg go into cake_cluster_options.observe. */
+cake_status cake_session_open_watched(cake_session *s, const cake_master_options *o,
+                                      void (*watch)(void *arg, const cake_cluster *c), void *arg,
+                                      cake_error *err);
 /* Plan for `sequences` at once. */
 cake_status cake_session_plan(cake_session *s, uint32_t sequences, cake_error *err);
 cake_status cake_session_deploy(cake_session *s, cake_error *err);

@@ -194,6 +194,10 @@ bool cake_http_stream_write(cake_exchange *x, const void *data, size_t len) {
     return false;
 }
 
+size_t cake_http_backlog(const cake_exchange *x) {
+    return evbuffer_get_length(bufferevent_get_output(x->bev));
+}
+
 void cake_http_stream_end(cake_exchange *x) {
     if (!x->head.http_1_0) evbuffer_add(bufferevent_get_output(x->bev), "0\r\n\r\n", 5);
     finish(x);

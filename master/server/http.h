@@ -62,6 +62,8 @@ void cake_http_stream_begin(cake_exchange *x, int status, const char *type);
 /* False: the client does not keep up and was cut; x is invalid (`gone` is not called). */
 bool cake_http_stream_write(cake_exchange *x, const void *data, size_t len);
 void cake_http_stream_end(cake_exchange *x);
+/* Bytes the client has not been sent yet. */
+size_t cake_http_backlog(const cake_exchange *x);
 
 typedef struct {
     uint64_t connections, requests, refused, cut;

@@ -430,18 +430,28 @@ static void snapshot(cake_serve *s) {
     atomic_store_explicit(&s->metrics.waiting, st.waiting, memory_order_relaxed);
 }
 
+void cake_serve_observe(void *server, const cake_cluster *c) {
+    cake_serve *s = server;
+    if (cake_cluster_view_observe(s->view, c, s->scheduler, &s->metrics))
+        cake_queue_push(s->to_http, &cake_serve_signal);
+}
+
 cake_status cake_serve_loop(cake_serve *s, cake_cluster *c, cake_error *err) {
     cake_status st = cake_scheduler_new(&s->scheduler, c, err);
     if (st != CAKE_OK) return st;
     cake_scheduler_wake_on(s->scheduler, cake_queue_fd(s->to_loop));
     for_suspended(s, resume, NULL);
+    cake_cluster_view_set_reason(s->view, NULL);
     atomic_store(&s->state, CAKE_SERVE_READY);
+    cake_queue_push(s->to_http, &cake_serve_signal);
     while (st == CAKE_OK) {
         take_orders(s);
         snapshot(s);
         st = cake_scheduler_step(s->scheduler, POLL_MS, err);
     }
     atomic_store(&s->state, CAKE_SERVE_DOWN);
+    cake_cluster_view_set_reason(s->view, err ? err->msg : "");
+    cake_serve_observe(s, c); /* while it still shows who is lost */
     take_orders(s); /* what came meanwhile ends with the rest */
     cake_scheduler_free(s->scheduler);
     s->scheduler = NULL;

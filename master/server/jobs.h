@@ -5,6 +5,7 @@
 #include "common/queue.h"
 #include "master/scheduler/scheduler.h"
 #include "master/server/access.h"
+#include "master/server/cluster_api.h"
 #include "master/server/http.h"
 #include "master/server/metrics.h"
 #include "master/server/reply.h"
@@ -98,12 +99,15 @@ struct cake_serve {
     cake_job *jobs;
     uint32_t n_outstanding; /* choices of jobs that are not over */
     uint64_t next_id;
+    cake_watchers watchers;
+    cake_cluster_view *view; /* has a lock of its own */
     /* loop thread */
     cake_scheduler *scheduler;
     cake_job *active;
 };
 
-/* A thing in a queue that is no job: stop (prepare), look for cancelled jobs (loop). */
+/* A thing in a queue that is no job: stop (prepare), look for cancelled jobs (loop), look at the
+ * picture of the cluster (HTTP). */
 extern char cake_serve_signal;
 
 void *cake_serve_prepare_thread(void *server);

@@ -5,6 +5,7 @@
 
 static const cake_route *const tables[] = {
     cake_core_routes,
+    cake_cluster_routes,
 };
 
 static bool takes(const cake_route *r, const char *method) {

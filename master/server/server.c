@@ -91,7 +91,7 @@ static void give_up(cake_job *j) {
 }
 
 static void on_gone(void *arg, cake_exchange *x) {
-    (void)arg;
+    if (cake_cluster_api_gone(arg, x)) return;
     cake_job *j = cake_exchange_get(x);
     if (j) give_up(j);
 }
@@ -278,19 +278,28 @@ static void on_job_event(cake_event *e) {
     }
 }
 
-static void on_wake(void *arg) {
-    cake_serve *s = arg;
-    for (int i = 0; i < 256; i++) { /* let connections have their turn too */
-        cake_event *e = cake_queue_pop(s->to_http, 0, 0);
-        if (!e) return;
-        on_job_event(e);
-        cake_event_free(e);
+/* The next thing other threads have for this one; false: there is none. */
+static bool take_news(cake_serve *s) {
+    void *item = cake_queue_pop(s->to_http, 0, 0);
+    if (!item) return false;
+    if (item == &cake_serve_signal) {
+        cake_cluster_api_wake(s);
+    } else {
+        on_job_event(item);
+        cake_event_free(item);
     }
+    return true;
+}
+
+static void on_wake(void *arg) {
+    for (int i = 0; i < 256; i++) /* let connections have their turn too */
+        if (!take_news(arg)) return;
 }
 
 static void on_tick(void *arg) {
     cake_serve *s = arg;
     int64_t now = cake_now_ms();
+    cake_cluster_api_wake(s);
     for (cake_job *j = s->jobs; j; j = j->next) {
         if (!j->x || !j->streaming || j->answered || now - j->last_write_ms < KEEP_ALIVE_MS)
             continue;
@@ -545,6 +554,7 @@ cake_status cake_serve_open(cake_serve **out, const cake_serve_config *c, cake_e
     s->to_prepare = cake_queue_new();
     s->to_loop = cake_queue_new();
     s->to_http = cake_queue_new();
+    s->view = cake_cluster_view_new();
     cake_http_config hc = {.arg = s,
                            .request = on_request,
                            .gone = on_gone,
@@ -591,10 +601,7 @@ void cake_serve_close(cake_serve *s) {
         pthread_join(s->http_thread, NULL);
     }
     /* Nobody else runs now. */
-    for (cake_event *e; (e = cake_queue_pop(s->to_http, 0, 0));) {
-        on_job_event(e);
-        cake_event_free(e);
-    }
+    while (take_news(s)) continue;
     cake_http_close(s->http);
     while (s->jobs) job_free(s->jobs);
     while (cake_queue_pop(s->to_prepare, 0, 0)) continue;
@@ -602,6 +609,7 @@ void cake_serve_close(cake_serve *s) {
     cake_queue_free(s->to_prepare);
     cake_queue_free(s->to_loop);
     cake_queue_free(s->to_http);
+    cake_cluster_view_free(s->view);
     free(s);
 }
 

@@ -49,6 +49,9 @@ void cake_serve_set_engine(cake_serve *s, const cake_serve_engine *e);
  * are lost, the answers under way wait: called again with a new deployment, the loop computes their
  * tokens so far once more and they go on where they were, to the bit. */
 cake_status cake_serve_loop(cake_serve *s, cake_cluster *c, cake_error *err);
+/* For cake_cluster_options.observe, with the server as arg: /api/v1/topology shows what the cluster
+ * is like also while it is brought up. The loop's thread. */
+void cake_serve_observe(void *server, const cake_cluster *c);
 /* End the answers that wait for a new deployment with an error. Between loops, or after the last.
  */
 void cake_serve_abandon(cake_serve *s, const cake_error *why);

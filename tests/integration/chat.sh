@@ -11,10 +11,11 @@ run() { on 0 "$BIN/cake-master" run --model "$MODEL" --discovery-timeout 0 --thr
 # the model here
 FIRST=$(echo "Once upon a time" | chat "${HERE[@]}")
 same "one line in a pipe gets the reply of run" "$(run "Once upon a time" | sed 's/^ *//')" "$(sed 's/^ *//' <<<"$FIRST")"
-printf 'Once upon a time\n/stats\nOne day\n/stats\n' | chat "${HERE[@]}" >"$IT/two"
+printf 'Once upon a time\n/stats\nOne day\n/stats\n/workers\n' | chat "${HERE[@]}" >"$IT/two"
 same "it ends well" 0 $?
 PROMPTS=$(awk '/^ *prompt / {print $2}' "$IT/err" | tr '\n' ' ')
 check "the second turn sends the first along ($PROMPTS)" test "$(cut -d' ' -f2 <<<"$PROMPTS")" -gt $(($(cut -d' ' -f1 <<<"$PROMPTS") + 20))
+check "/workers shows this machine" grep -qE ' ready ' "$IT/err"
 printf 'Hello\n/nonsense\nnever reached\n' | chat "${HERE[@]}" >"$IT/out"
 same "a failure ends a pipe" 2 $?
 
