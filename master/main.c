@@ -21,6 +21,9 @@ static cake_status run_verb(cake_master_options *o, const cake_cli *cli, cake_er
     case CAKE_VERB_BENCH: return cake_command_bench(o, err);
     case CAKE_VERB_CALIBRATE: return cake_command_calibrate(o, err);
     case CAKE_VERB_PERPLEXITY: return cake_command_perplexity(o, err);
+    case CAKE_VERB_QUANTIZE: return cake_command_quantize(o, err);
+    case CAKE_VERB_INSPECT: return cake_command_inspect(o, err);
+    case CAKE_VERB_VERIFY: return cake_command_verify(o, err);
     case CAKE_VERB_DOCTOR: return cake_command_doctor(o, err);
     case CAKE_VERB_VERSION: return cake_command_version(o, err);
     default: return cake_fail(err, CAKE_EUSAGE, "what should it do? Try 'cake-master --help'");

@@ -14,6 +14,7 @@ static const char *const compute_choices[] = {"int8", "f32", NULL};
 static const char *const wire_choices[] = {"f32", "f16", "q8", NULL};
 static const char *const speculate_choices[] = {"auto", "off", NULL};
 static const char *const optimize_choices[] = {"latency", "throughput", NULL};
+static const char *const mlx_choices[] = {"none", "affine", "mxfp4", "mxfp8", "nvfp4", NULL};
 static const char *const color_choices[] = {"auto", "always", "never", NULL};
 static const char *const format_choices[] = {"text", "json", NULL};
 static const char *const level_choices[] = {"debug", "info", "warn", "error", "none", NULL};
@@ -26,15 +27,17 @@ enum {
     TALKS = V(RUN) | V(CHAT),
     SAMPLES = V(RUN) | V(CHAT) | V(SERVE),
     MODEL = V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(DOCTOR) |
-            V(PERPLEXITY) | V(CALIBRATE),
+            V(PERPLEXITY) | V(CALIBRATE) | V(QUANTIZE),
     PLANS =
         V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(PERPLEXITY) | V(CALIBRATE),
     NET = PLANS | V(WORKERS) | V(DOCTOR),
     KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN),
     LISTS = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(CLUSTER_SHOW) | V(BENCH) | V(DOCTOR) |
-            V(VERSION) | V(PERPLEXITY),
+            V(VERSION) | V(PERPLEXITY) | V(QUANTIZE) | V(INSPECT) | V(VERIFY),
     TEXT = V(PERPLEXITY) | V(CALIBRATE),
-    ROOM = PLANS | V(BENCH) | V(DOCTOR)
+    ROOM = PLANS | V(BENCH) | V(DOCTOR),
+    CORES = ROOM | V(QUANTIZE) | V(VERIFY),
+    QUANT = V(QUANTIZE)
 };
 #undef V
 
@@ -42,8 +45,8 @@ enum {
 static const cake_opt opts[] = {
     {"model", 'm', CAKE_OPT_STRING, AT(model), "DIR", NULL, 0, 0, NULL, MODEL, CAKE_OPT_DIR,
      "Model and prompt",
-     "folder with config.json, tokenizer.json and *.safetensors, a GGUF file, or the name of a "
-     "model in the Hugging Face cache (ORG/NAME)"},
+     "folder with config.json, tokenizer.json and *.safetensors, or the name of a model in the "
+     "Hugging Face cache (ORG/NAME)"},
     {"prompt", 'p', CAKE_OPT_TEXT, AT(prompt), "TEXT", NULL, 0, 0, NULL, RUN, CAKE_OPT_CMDLINE,
      "Model and prompt", "the prompt"},
     {"system-prompt", 0, CAKE_OPT_TEXT, AT(system_prompt), "TEXT", NULL, 0, 0, NULL, TALKS, 0,
@@ -83,7 +86,7 @@ static const cake_opt opts[] = {
      "Computing", "activations inside the matrix kernels; f32 is slow and for comparing"},
     {"wire", 0, CAKE_OPT_ENUM, AT(wire), "KIND", "f32", 0, 0, wire_choices, PLANS, 0, "Computing",
      "activations between machines; f32 is exact, the others are for slow links"},
-    {"threads", 0, CAKE_OPT_INT, AT(threads), "N", "0", 0, 1024, NULL, ROOM, 0, "Computing",
+    {"threads", 0, CAKE_OPT_INT, AT(threads), "N", "0", 0, 1024, NULL, CORES, 0, "Computing",
      "threads of this machine's share; 0: one per core"},
     {"context", 'c', CAKE_OPT_INT, AT(context), "N", "0", 0, 1 << 24, NULL, PLANS, 0, "Computing",
      "positions to make room for; 0: what the model was made for, at most 4096"},
@@ -119,7 +122,7 @@ static const cake_opt opts[] = {
      PLANS | 1u << CAKE_VERB_DOCTOR, CAKE_OPT_DIR, "Cluster",
      "folder for packed weights; ~/.cache/cake by default"},
     {"out", 'o', CAKE_OPT_STRING, AT(out), "PATH", NULL, 0, 0, NULL,
-     1u << CAKE_VERB_BUNDLE | 1u << CAKE_VERB_CALIBRATE, CAKE_OPT_FILE | CAKE_OPT_CMDLINE,
+     1u << CAKE_VERB_BUNDLE | 1u << CAKE_VERB_CALIBRATE | QUANT, CAKE_OPT_FILE | CAKE_OPT_CMDLINE,
      "Model and prompt", "folder or file to write to"},
 
     {"text", 0, CAKE_OPT_STRING, AT(text), "FILE", NULL, 0, 0, NULL, TEXT,
@@ -166,6 +169,37 @@ static const cake_opt opts[] = {
      "keep what is typed, to be found again with the arrow keys, in ~/.local/state/cake (only "
      "readable by you); --no-history: do not"},
 
+    {"preset", 0, CAKE_OPT_STRING, AT(preset), "NAME", NULL, 0, 0, NULL, QUANT, CAKE_OPT_CMDLINE,
+     "Quantizing", "blocks of ggml, mixed as mlx-kquant does, such as q4_k_m; see --list-presets"},
+    {"list-presets", 0, CAKE_OPT_FLAG, AT(list_presets), NULL, NULL, 0, 0, NULL, QUANT,
+     CAKE_OPT_CMDLINE, "Quantizing", "print which preset stores what how, and end"},
+    {"type", 0, CAKE_OPT_STRING, AT(type), "CODEC", NULL, 0, 0, NULL, QUANT, CAKE_OPT_CMDLINE,
+     "Quantizing",
+     "one codec for all: q2_k, q3_k, q4_k, q5_k, q6_k, q4_0, q4_1, q5_0, q5_1 or q8_0"},
+    {"mlx-bits", 0, CAKE_OPT_INT, AT(mlx_bits), "B", "0", 0, 8, NULL, QUANT, CAKE_OPT_CMDLINE,
+     "Quantizing",
+     "MLX affine with 2, 3, 4, 5, 6 or 8 bits; 0: 4 when another MLX option is given"},
+    {"mlx-group", 0, CAKE_OPT_INT, AT(mlx_group), "G", "0", 0, 128, NULL, QUANT, CAKE_OPT_CMDLINE,
+     "Quantizing", "weights that share a scale in MLX affine: 32, 64 or 128; 0: 64"},
+    {"mlx-mode", 0, CAKE_OPT_ENUM, AT(mlx_mode), "MODE", "none", 0, 0, mlx_choices, QUANT,
+     CAKE_OPT_CMDLINE, "Quantizing", "a mode of MLX; affine is what --mlx-bits says"},
+    {"recipe", 0, CAKE_OPT_STRING, AT(recipe), "NAME", NULL, 0, 0, NULL, QUANT, CAKE_OPT_CMDLINE,
+     "Quantizing", "MLX affine, mixed as mlx-lm does: mixed_2_6, mixed_3_4, mixed_3_6, mixed_4_6"},
+    {"imatrix", 0, CAKE_OPT_STRING, AT(imatrix), "FILE", NULL, 0, 0, NULL, QUANT,
+     CAKE_OPT_FILE | CAKE_OPT_CMDLINE, "Quantizing",
+     "importance matrix that weighs the errors of --preset and --type: of 'calibrate', "
+     "mlx-kquant or llama.cpp"},
+    {"override", 0, CAKE_OPT_LIST, AT(overrides), "REGEX=TYPE", NULL, 0, 0, NULL, QUANT,
+     CAKE_OPT_CMDLINE, "Quantizing",
+     "store modules whose path matches as TYPE: float, a codec, or for MLX bits such as 8 or 8g32, "
+     "mxfp4, ...; the first that matches counts"},
+    {"requantize", 0, CAKE_OPT_FLAG, AT(requantize), NULL, NULL, 0, 0, NULL, QUANT,
+     CAKE_OPT_CMDLINE, "Quantizing", "take a model that is quantized already, decoding it first"},
+    {"shard-size", 0, CAKE_OPT_BYTES, AT(shard_size), "BYTES", "5GiB", 0, 0, NULL, QUANT,
+     CAKE_OPT_CMDLINE, "Quantizing", "begin a new file beyond that many bytes of weights"},
+
+    {"tensors", 0, CAKE_OPT_FLAG, AT(tensors), NULL, NULL, 0, 0, NULL, 1u << CAKE_VERB_INSPECT,
+     CAKE_OPT_CMDLINE, "Output", "list every module"},
     {"json", 0, CAKE_OPT_FLAG, AT(json), NULL, NULL, 0, 0, NULL, LISTS, 0, "Output", "print JSON"},
     {"color", 0, CAKE_OPT_ENUM, AT(color), "WHEN", "auto", 0, 0, color_choices, 0, 0, "Output",
      "colours on a terminal; NO_COLOR is respected"},
@@ -228,6 +262,21 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
          "matrix input to --out, an importance matrix that 'quantize --imatrix' and llama.cpp "
          "read. A name with .gguf in it gets llama.cpp's newer form, any other its .dat form. "
          "Windows are those of 'perplexity'."},
+    [CAKE_VERB_QUANTIZE] =
+        {"quantize", NULL, 0, 0, "make a smaller checkpoint of a model",
+         "Reads a checkpoint (f32, f16, bf16; one file or many) a few rows at a time and writes "
+         "another to the folder --out, with tokenizer and config: --preset or --type for blocks of "
+         "ggml (mlx-kquant's form), an --mlx option for MLX's. The folder appears when it is "
+         "complete."},
+    [CAKE_VERB_INSPECT] =
+        {"inspect", "PATH", 0, 1, "show what a checkpoint, a file of it or a bundle holds",
+         "Architecture, size, formats by count and by role, bytes of each layer and what fits into "
+         "how much memory. Reads headers only."},
+    [CAKE_VERB_VERIFY] =
+        {"verify", "[SOURCE] DIR", 0, 2, "check a checkpoint, alone or against what it was made of",
+         "Alone: the rules of the files, every tensor the architecture needs, every scale finite, "
+         "and the SHA-256 of each file; exit code 1 and a list when something is wrong. With "
+         "SOURCE: the relative error and cosine of each tensor of DIR, worst first."},
     [CAKE_VERB_DOCTOR] = {"doctor", NULL, 0, 0,
                           "look for what is wrong with this machine and its network", NULL},
     [CAKE_VERB_VERSION] = {"version", NULL, 0, 0, "show versions, libraries and CPU features",
@@ -257,7 +306,10 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
     bool needs_model = cli->verb == CAKE_VERB_RUN || (cli->verb == CAKE_VERB_CHAT && !o->server) ||
                        cli->verb == CAKE_VERB_SERVE || cli->verb == CAKE_VERB_PLAN ||
                        cli->verb == CAKE_VERB_BUNDLE || cli->verb == CAKE_VERB_BENCH ||
-                       cli->verb == CAKE_VERB_PERPLEXITY || cli->verb == CAKE_VERB_CALIBRATE;
+                       cli->verb == CAKE_VERB_PERPLEXITY || cli->verb == CAKE_VERB_CALIBRATE ||
+                       (cli->verb == CAKE_VERB_QUANTIZE && !o->list_presets);
+    for (size_t i = 0; i < 2; i++)
+        o->paths[i] = i < cli->n_args && cli->verb != CAKE_VERB_RUN ? cli->args[i] : NULL;
     if (cli->verb == CAKE_VERB_RUN) {
         if (cli->n_args) {
             if (o->prompt)
@@ -278,6 +330,11 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
                          cake_master_program.verbs[cli->verb].name);
     if (cli->verb == CAKE_VERB_RUN && !o->prompt)
         return cake_fail(err, CAKE_EUSAGE, "'run' needs a prompt: --prompt TEXT");
+    if (cli->verb == CAKE_VERB_QUANTIZE && !o->list_presets && !o->out)
+        return cake_fail(err, CAKE_EUSAGE, "'quantize' needs a folder to make: --out DIR");
+    if ((cli->verb == CAKE_VERB_INSPECT || cli->verb == CAKE_VERB_VERIFY) && !o->paths[0])
+        return cake_fail(err, CAKE_EUSAGE, "'%s' needs a path, such as the folder of a model",
+                         cake_master_program.verbs[cli->verb].name);
     const bool scores = cli->verb == CAKE_VERB_PERPLEXITY || cli->verb == CAKE_VERB_CALIBRATE;
     if (scores && !o->text)
         return cake_fail(err, CAKE_EUSAGE, "'%s' needs a text: --text FILE",

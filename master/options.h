@@ -19,6 +19,9 @@ enum { /* cake_cli.verb; the order of the table */
        CAKE_VERB_BENCH,
        CAKE_VERB_PERPLEXITY,
        CAKE_VERB_CALIBRATE,
+       CAKE_VERB_QUANTIZE,
+       CAKE_VERB_INSPECT,
+       CAKE_VERB_VERIFY,
        CAKE_VERB_DOCTOR,
        CAKE_VERB_VERSION,
        CAKE_VERB_COUNT
@@ -26,7 +29,14 @@ enum { /* cake_cli.verb; the order of the table */
 
 enum { CAKE_COMPUTE_INT8, CAKE_COMPUTE_F32 };                             /* --compute */
 enum { CAKE_OPTION_WIRE_F32, CAKE_OPTION_WIRE_F16, CAKE_OPTION_WIRE_Q8 }; /* --wire */
-enum { CAKE_OPTIMIZE_LATENCY, CAKE_OPTIMIZE_THROUGHPUT };                 /* --optimize */
+enum {
+    CAKE_MLX_NONE,
+    CAKE_MLX_AFFINE,
+    CAKE_MLX_MXFP4,
+    CAKE_MLX_MXFP8,
+    CAKE_MLX_NVFP4
+};                                                        /* --mlx-mode */
+enum { CAKE_OPTIMIZE_LATENCY, CAKE_OPTIMIZE_THROUGHPUT }; /* --optimize */
 
 enum { CAKE_OPTION_SPECULATE_AUTO, CAKE_OPTION_SPECULATE_OFF }; /* --speculate */
 
@@ -84,6 +94,15 @@ typedef struct {
     /* talking */
     const char *server; /* address of a server; NULL: the model runs here */
     bool history;       /* remember what was typed */
+    /* quantizing */
+    const char *preset, *type, *recipe, *imatrix; /* NULL */
+    int mlx_mode;                                 /* CAKE_MLX_* */
+    int64_t mlx_bits, mlx_group;                  /* 0: not given */
+    cake_cli_list overrides;                      /* REGEX=TYPE */
+    bool list_presets, requantize;
+    uint64_t shard_size;
+    bool tensors;         /* inspect: one line for each */
+    const char *paths[2]; /* operands of inspect and verify; NULL */
     /* output */
     bool json;
     int color;      /* cake_color */

@@ -362,8 +362,7 @@ static cake_status module(cake_layout *l, uint32_t unit, const want *w, int64_t 
 
 /* ---- all of them ---- */
 
-/* Tensors that writers leave behind and no text model of these families uses. */
-static bool ignorable(const char *name) {
+bool cake_tensor_is_ignored(const char *name) {
     static const char *const prefix[] = {
         "vision_tower.",          "vision_model.", "model.visual.", "visual.",
         "multi_modal_projector.", "audio_tower.",  "mtp.",          "model.mtp."};
@@ -401,7 +400,7 @@ static cake_status check_rest(cake_layout *l, cake_error *err) {
     for (uint32_t i = 0; i < ck->n_tensors && st == CAKE_OK; i++) {
         const char *name = ck->tensors[i].name;
         if (known[i]) continue;
-        if (ignorable(name) || (l->tied && strncmp(name, "lm_head.", 8) == 0))
+        if (cake_tensor_is_ignored(name) || (l->tied && strncmp(name, "lm_head.", 8) == 0))
             l->n_ignored++;
         else
             st = cake_fail(err, CAKE_EUNSUPPORTED,

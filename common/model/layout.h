@@ -130,6 +130,10 @@ size_t cake_layout_tensors(const cake_layout *l, const cake_unit_range *ranges, 
 /* Stored bytes of those tensors, a shared table counted once. */
 uint64_t cake_layout_bytes(const cake_layout *l, const cake_unit_range *ranges, size_t n_ranges);
 
+/* Tensors that writers leave behind and no text model of these families uses: vision towers and the
+ * like. */
+bool cake_tensor_is_ignored(const char *name);
+
 /* Ascending, disjoint, not empty, end <= n_units. */
 bool cake_unit_ranges_valid(const cake_unit_range *ranges, size_t n_ranges, uint32_t n_units);
 

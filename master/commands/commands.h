@@ -17,6 +17,9 @@ cake_status cake_command_cluster_join(const cake_master_options *o, cake_error *
 cake_status cake_command_bench(const cake_master_options *o, cake_error *err);
 cake_status cake_command_calibrate(const cake_master_options *o, cake_error *err);
 cake_status cake_command_perplexity(const cake_master_options *o, cake_error *err);
+cake_status cake_command_quantize(const cake_master_options *o, cake_error *err);
+cake_status cake_command_inspect(const cake_master_options *o, cake_error *err);
+cake_status cake_command_verify(const cake_master_options *o, cake_error *err);
 cake_status cake_command_version(const cake_master_options *o, cake_error *err);
 cake_status cake_command_doctor(const cake_master_options *o, cake_error *err);
 
