@@ -61,6 +61,8 @@ void cake_act_gather(cake_act *to, const cake_act *from, const uint32_t *row, ui
         for (size_t h = 0; h < blocks; h++) {
             to->scale[h * m + t] = from->scale[h * n + row[t]];
             to->sum32[h * m + t] = from->sum32[h * n + row[t]];
+            memcpy(to->neg16 + (h * m + t) * 2, from->neg16 + (h * n + row[t]) * 2,
+                   2 * sizeof *to->neg16);
         }
     }
 }

@@ -106,6 +106,10 @@ static const cake_opt opts[] = {
     {"min-workers", 0, CAKE_OPT_INT, AT(min_workers), "N", "0", 0, 1024, NULL, NET, 0, "Cluster",
      "give layers to at least N workers; waits for them until the discovery timeout and fails "
      "without"},
+    {"recover-timeout", 0, CAKE_OPT_DURATION, AT(recover_timeout_ms), "TIME", "30s", 0, 3600e3,
+     NULL, RUN | SERVE | CHAT, 0, "Cluster",
+     "when workers are lost, how long answers under way wait for a cluster that can go on with "
+     "them; then they end with an error"},
     {"name", 0, CAKE_OPT_STRING, AT(name), "NAME", NULL, 0, 0, NULL, NET, 0, "Cluster",
      "what this machine is called in tables; its host name by default"},
     {"address", 0, CAKE_OPT_STRING, AT(address), "HOST:PORT", "0.0.0.0:0", 0, 0, NULL, RUN, 0,
@@ -142,10 +146,6 @@ static const cake_opt opts[] = {
      "requests computed at once; each has room for the whole --context"},
     {"queue", 0, CAKE_OPT_INT, AT(queue), "N", "64", 0, 1000, NULL, SERVE, 0, "Serving",
      "requests that may wait; the next is told to come again (429)"},
-    {"recover-timeout", 0, CAKE_OPT_DURATION, AT(recover_timeout_ms), "TIME", "30s", 0, 3600e3,
-     NULL, SERVE | CHAT, 0, "Serving",
-     "when workers are lost, how long answers under way wait for a cluster that can go on with "
-     "them; then they end with an error"},
     {"deadline", 0, CAKE_OPT_DURATION, AT(deadline_ms), "TIME", "1h", 0, 1e9, NULL, SERVE, 0,
      "Serving",
      "a request that is not answered in TIME ends with an error, wherever it is; 0: none"},

@@ -526,7 +526,8 @@ uint64_t cake_layout_bytes(const cake_layout *l, const cake_unit_range *ranges, 
 
 /* ---- inputs ---- */
 
-static const char *const input_names[CAKE_INPUT_COUNT] = {"attn", "o", "ffn", "down", "head"};
+static const char *const input_names[CAKE_INPUT_COUNT] = {
+    "attn", "o", "ffn", "down", "shared_down", "expert", "expert_down", "head"};
 
 cake_input cake_role_input(cake_role r) {
     switch (r) {
@@ -535,8 +536,16 @@ cake_input cake_role_input(cake_role r) {
     case CAKE_ROLE_V: return CAKE_INPUT_ATTN;
     case CAKE_ROLE_O: return CAKE_INPUT_O;
     case CAKE_ROLE_GATE:
-    case CAKE_ROLE_UP: return CAKE_INPUT_FFN;
+    case CAKE_ROLE_UP:
+    case CAKE_ROLE_ROUTER:
+    case CAKE_ROLE_SHARED_MIX:
+    case CAKE_ROLE_SHARED_GATE:
+    case CAKE_ROLE_SHARED_UP: return CAKE_INPUT_FFN;
     case CAKE_ROLE_DOWN: return CAKE_INPUT_DOWN;
+    case CAKE_ROLE_SHARED_DOWN: return CAKE_INPUT_SHARED_DOWN;
+    case CAKE_ROLE_EXPERT_GATE:
+    case CAKE_ROLE_EXPERT_UP: return CAKE_INPUT_EXPERT;
+    case CAKE_ROLE_EXPERT_DOWN: return CAKE_INPUT_EXPERT_DOWN;
     case CAKE_ROLE_HEAD: return CAKE_INPUT_HEAD;
     default: return CAKE_INPUT_COUNT;
     }
@@ -557,7 +566,8 @@ bool cake_layout_input(const cake_layout *l, uint32_t unit, cake_input i, uint32
     const cake_unit *u = &l->units[unit];
     for (uint32_t m = 0; m < u->n_modules; m++)
         if (cake_role_input(u->modules[m].role) == i) {
-            *n = 1;
+            const bool expert = i == CAKE_INPUT_EXPERT || i == CAKE_INPUT_EXPERT_DOWN;
+            *n = expert ? l->config->moe.n_experts : 1;
             *k = u->modules[m].k;
             return true;
         }

@@ -107,11 +107,14 @@ const cake_module *cake_layout_expert(const cake_layout *l, uint32_t unit, cake_
 
 /* Values that one or more matrices of a unit multiply. */
 typedef enum {
-    CAKE_INPUT_ATTN,   /* q, k, v */
-    CAKE_INPUT_O,      /* o */
-    CAKE_INPUT_FFN,    /* gate, up */
-    CAKE_INPUT_DOWN,   /* down */
-    CAKE_INPUT_HEAD,   /* head */
+    CAKE_INPUT_ATTN,        /* q, k, v */
+    CAKE_INPUT_O,           /* o */
+    CAKE_INPUT_FFN,         /* gate, up; router and shared expert */
+    CAKE_INPUT_DOWN,        /* down */
+    CAKE_INPUT_SHARED_DOWN, /* down of the shared expert */
+    CAKE_INPUT_EXPERT,      /* gate, up of each expert: the rows sent to it */
+    CAKE_INPUT_EXPERT_DOWN, /* down of each expert */
+    CAKE_INPUT_HEAD,        /* head */
     CAKE_INPUT_COUNT,
 } cake_input;
 /* What the matrices of a role read; CAKE_INPUT_COUNT: tables and norms read nothing. */

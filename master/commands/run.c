@@ -15,6 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
+
+enum { REPLAYS_MAX = 8 };
 
 /* One completion on its way. */
 typedef struct {
@@ -160,13 +163,16 @@ static void report(const cake_session *s, const completion *c, const cake_schedu
                        (double)st.flight_ns / 1e6 / batches - stages_ms);
 }
 
-static cake_status generate(cake_session *s, completion *c, cake_error *err) {
+/* Compute what is missing over the deployed plan. *lost: a worker was lost under it, and the text
+ * so far is good. */
+static cake_status compute(cake_session *s, completion *c, bool *lost, cake_error *err) {
     cake_scheduler *sched;
     cake_status st = cake_scheduler_new(&sched, s->cluster, err);
     if (st != CAKE_OK) return st;
     uint64_t want = c->ids.n + (uint64_t)c->o->sample_len;
-    cake_sequence_request r = {.prompt = c->ids.v,
-                               .n_prompt = (uint32_t)c->ids.n,
+    /* after a loss: prompt and answer so far, whose next logits are the same bits */
+    cake_sequence_request r = {.prompt = c->gen->ids.v,
+                               .n_prompt = (uint32_t)c->gen->ids.n,
                                .speculate = c->o->speculate == CAKE_OPTION_SPECULATE_AUTO
                                                 ? CAKE_SPECULATE_AUTO
                                                 : CAKE_SPECULATE_OFF,
@@ -175,9 +181,52 @@ static cake_status generate(cake_session *s, completion *c, cake_error *err) {
                                .done = on_done,
                                .max_positions = want < UINT32_MAX ? (uint32_t)want : UINT32_MAX};
     int64_t start_ms = cake_now_ms();
-    if (c->o->echo) put_text(c, c->o->prompt, strlen(c->o->prompt));
+    c->over = false;
+    c->err = (cake_error){0};
     st = cake_scheduler_submit(sched, &r, NULL, err);
     while (st == CAKE_OK && !c->over) st = cake_scheduler_step(sched, 100, err);
+    *lost = cake_scheduler_broken(sched) && (st == CAKE_EUNAVAIL || st == CAKE_ETIMEOUT) &&
+            c->gen->finish == CAKE_FINISH_NONE;
+    if (!*lost && c->gen->n_generated) report(s, c, sched, start_ms);
+    cake_scheduler_free(sched);
+    return st;
+}
+
+static cake_status deploy(cake_session *s, cake_error *err) {
+    cake_status st = cake_session_plan(s, 1, err);
+    if (st == CAKE_OK && !s->o->quiet) cake_plan_print(&s->plan.request, &s->plan.plan, stderr);
+    return st == CAKE_OK ? cake_session_deploy(s, err) : st;
+}
+
+/* A new plan over whoever is there now. o becomes the session's options; the session is open again
+ * in any case. */
+static cake_status recover(cake_session *s, const cake_master_options *o, const cake_error *why,
+                           cake_error *err) {
+    const int64_t deadline = cake_now_ms() + o->recover_timeout_ms;
+    cake_progress_line(s->progress, "%s", why->msg);
+    cake_progress_line(s->progress, "planning again, the text goes on where it is");
+    for (;;) {
+        cake_session_close(s);
+        cake_status st = cake_session_open(s, o, true, err);
+        if (st == CAKE_OK) st = deploy(s, err);
+        if (st == CAKE_OK || st == CAKE_ECANCELED || cake_now_ms() > deadline) return st;
+        usleep(500000);
+    }
+}
+
+static cake_status generate(cake_session *s, completion *c, cake_error *err) {
+    bool lost = false;
+    cake_master_options left = *c->o;
+    left.min_workers = 0; /* better fewer than none */
+    if (c->o->echo) put_text(c, c->o->prompt, strlen(c->o->prompt));
+    cake_status st = compute(s, c, &lost, err);
+    for (int i = 0; lost && c->o->recover_timeout_ms && i < REPLAYS_MAX; i++) {
+        cake_error why = *err;
+        st = recover(s, &left, &why, err);
+        lost = false;
+        if (st == CAKE_OK) st = compute(s, c, &lost, err);
+    }
+    s->o = c->o;
     const char *tail;
     size_t len;
     cake_generation_end(c->gen, &tail, &len);
@@ -192,8 +241,6 @@ static cake_status generate(cake_session *s, completion *c, cake_error *err) {
         cake_progress_line(s->progress,
                            "the context of %u positions is full; --context gives more room",
                            cake_cluster_deployed(s->cluster)->options.context);
-    if (c->gen->n_generated) report(s, c, sched, start_ms);
-    cake_scheduler_free(sched);
     return st;
 }
 
@@ -210,9 +257,7 @@ cake_status cake_command_run(const cake_master_options *o, cake_error *err) {
     if (st == CAKE_OK) st = start(&c, err);
     if (st == CAKE_OK && o->dump_logits && !(c.logits = fopen(o->dump_logits, "wbe")))
         st = cake_fail(err, CAKE_EIO, "cannot create '%s': %s", o->dump_logits, strerror(errno));
-    if (st == CAKE_OK) st = cake_session_plan(&s, 1, err);
-    if (st == CAKE_OK && !o->quiet) cake_plan_print(&s.plan.request, &s.plan.plan, stderr);
-    if (st == CAKE_OK) st = cake_session_deploy(&s, err);
+    if (st == CAKE_OK) st = deploy(&s, err);
     if (st == CAKE_OK) st = generate(&s, &c, err);
     if (c.logits && fclose(c.logits) != 0 && st == CAKE_OK)
         st = cake_fail(err, CAKE_EIO, "cannot write '%s': %s", o->dump_logits, strerror(errno));

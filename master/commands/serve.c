@@ -88,11 +88,12 @@ static cake_status open_engine(cake_service *v, const cake_session *s, cake_erro
 }
 
 /* One deployment from beginning to end. *ran: it served. */
-static cake_status serve_once(cake_service *v, bool *ran, cake_error *err) {
+static cake_status serve_once(cake_service *v, const cake_master_options *o, bool *ran,
+                              cake_error *err) {
     cake_session s;
-    cake_status st = cake_session_open_watched(&s, v->o, cake_serve_observe, v->server, err);
+    cake_status st = cake_session_open_watched(&s, o, cake_serve_observe, v->server, err);
     if (st == CAKE_OK) st = cake_session_plan(&s, v->sequences, err);
-    if (st == CAKE_OK && !v->o->quiet) cake_plan_print(&s.plan.request, &s.plan.plan, stderr);
+    if (st == CAKE_OK && !o->quiet) cake_plan_print(&s.plan.request, &s.plan.plan, stderr);
     if (st == CAKE_OK) st = cake_session_deploy(&s, err);
     if (st == CAKE_OK && !v->tokenizer) st = open_engine(v, &s, err);
     if (st == CAKE_OK) {
@@ -143,11 +144,13 @@ cake_status cake_service_open(cake_service **out, const cake_master_options *o,
 
 cake_status cake_service_run(cake_service *v, cake_error *err) {
     /* A lost worker ends a deployment, not the server: plan again over those that are left. */
+    cake_master_options left = *v->o; /* after a loss: better fewer than --min-workers than none */
+    left.min_workers = 0;
     int64_t lost_ms = 0;
     cake_status st;
     for (;;) {
         bool ran = false;
-        st = serve_once(v, &ran, err);
+        st = serve_once(v, atomic_load(&v->began) ? &left : v->o, &ran, err);
         if (st == CAKE_ECANCELED || !atomic_load(&v->began)) break;
         cake_log(CAKE_LOG_ERROR, "event=cluster_lost reason=\"%s\"", err->msg);
         if (ran) {

@@ -126,7 +126,10 @@ cake_status cake_generation_new(cake_generation **out, const cake_generation_con
     if (!g->chooser) st = cake_fail(err, CAKE_ENOMEM, "no memory for the sampler");
     g->detok = cake_detok_new(c->tokenizer, true);
     cake_stopper_init(&g->stopper, c->stop, c->n_stop);
+    for (size_t i = 0; i < c->n_shown; i++) cake_detok_show(g->detok, c->shown[i]);
+    if (c->grammar) g->matcher = cake_matcher_new(c->grammar, c->trie);
     g->config.stop = NULL;
+    g->config.shown = NULL;
     g->config.sampler.logit_bias = NULL;
     for (size_t i = 0; st == CAKE_OK && i < n_prompt; i++)
         st = cake_ids_push(&g->ids, prompt[i], err);
@@ -148,9 +151,41 @@ void cake_generation_free(cake_generation *g) {
     if (!g) return;
     cake_ids_deinit(&g->ids);
     cake_sampler_free(g->chooser);
+    cake_matcher_free(g->matcher);
     cake_detok_free(g->detok);
     cake_stopper_deinit(&g->stopper);
     free(g);
+}
+
+/* The second draw must not depend on the first, so it has a stream of its own. */
+#define SECOND_DRAW ((uint64_t)1 << 63)
+
+/* The grammar's word about *token; when it does not fit, another is chosen. *ends: it ends the
+ * text. */
+static cake_status choose_within(cake_generation *g, uint32_t position, const float *logits,
+                                 uint32_t *token, bool *ends) {
+    cake_matcher *m = g->matcher;
+    bool may_end = cake_matcher_may_end(m);
+    *ends = cake_eos_has(g->config.eos, *token);
+    if (*ends ? may_end : cake_matcher_advance(m, *token)) return CAKE_OK;
+    const uint32_t *mask = cake_matcher_mask(m);
+    uint32_t words = (g->config.n_vocab + 31) / 32, *with_end = NULL;
+    if (may_end && g->config.eos->n) {
+        with_end = cake_malloc((words + 1) * sizeof *with_end);
+        memcpy(with_end, mask, words * sizeof *with_end);
+        for (uint32_t i = 0; i < g->config.eos->n; i++)
+            with_end[g->config.eos->v[i] >> 5] |= 1u << (g->config.eos->v[i] & 31);
+    }
+    cake_sampler_allow(g->chooser, with_end ? with_end : mask);
+    cake_status st = cake_sampler_pick(g->chooser, logits, g->ids.v, g->ids.n,
+                                       position | SECOND_DRAW, token, &g->error);
+    cake_sampler_allow(g->chooser, NULL);
+    free(with_end);
+    *ends = st == CAKE_OK && may_end && cake_eos_has(g->config.eos, *token);
+    if (st != CAKE_OK || *ends) return st;
+    bool taken = cake_matcher_advance(m, *token);
+    cake_assert(taken);
+    return CAKE_OK;
 }
 
 bool cake_generation_next(cake_generation *g, uint32_t position, const float *logits,
@@ -161,8 +196,13 @@ bool cake_generation_next(cake_generation *g, uint32_t position, const float *lo
         g->finish = CAKE_FINISH_ERROR;
         return false;
     }
+    bool ends = !g->config.ignore_eos && cake_eos_has(g->config.eos, *token);
+    if (g->matcher && choose_within(g, position, logits, token, &ends) != CAKE_OK) {
+        g->finish = CAKE_FINISH_ERROR;
+        return false;
+    }
     g->n_generated++;
-    if (!g->config.ignore_eos && cake_eos_has(g->config.eos, *token)) {
+    if (ends) {
         g->finish = CAKE_FINISH_STOP;
         return false;
     }
@@ -173,6 +213,8 @@ bool cake_generation_next(cake_generation *g, uint32_t position, const float *lo
         g->finish = CAKE_FINISH_STOP;
     else if (cake_ids_push(&g->ids, *token, &g->error) != CAKE_OK)
         g->finish = CAKE_FINISH_ERROR;
+    else if (g->matcher && cake_matcher_must_end(g->matcher))
+        g->finish = CAKE_FINISH_STOP;
     else if (g->n_generated >= g->config.max_tokens)
         g->finish = CAKE_FINISH_LENGTH;
     return g->finish == CAKE_FINISH_NONE;

@@ -6,6 +6,7 @@
 #ifndef CAKE_MASTER_GENERATE_GENERATE_H
 #define CAKE_MASTER_GENERATE_GENERATE_H
 
+#include "master/grammar/matcher.h"
 #include "master/model/model.h"
 #include "master/sampler/sampler.h"
 #include "master/tokenizer/tokenizer.h"
@@ -60,8 +61,15 @@ typedef struct {
     const char *const *stop;     /* [n_stop], copied */
     size_t n_stop;
     bool ignore_eos;
-    bool continues; /* the text goes on where the prompt's ends: a blank before its first word stays,
-                       and so does the rest of a character that the prompt begins */
+    const uint32_t *shown; /* [n_shown] special tokens that are text, copied */
+    size_t n_shown;
+    /* The text follows this grammar (NULL: any text); both borrowed. The token that is sampled is
+     * taken when the grammar takes it; else a second one is drawn among those it takes, with
+     * another random number. The text ends where the grammar lets nothing follow. */
+    const cake_grammar *grammar;
+    const cake_token_trie *trie;
+    bool continues; /* the text goes on where the prompt's ends: a blank before its first word
+                       stays, and so does the rest of a character that the prompt begins */
 } cake_generation_config;
 
 typedef struct cake_generation {
@@ -72,6 +80,7 @@ typedef struct cake_generation {
     /* private */
     cake_generation_config config;
     cake_sampler *chooser;
+    cake_matcher *matcher;
     cake_detok *detok;
     cake_stopper stopper;
 } cake_generation;

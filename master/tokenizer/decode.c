@@ -8,6 +8,8 @@
 struct cake_detok {
     const cake_tokenizer *t;
     bool skip_special;
+    uint32_t shown[CAKE_DETOK_SHOWN_MAX]; /* special, and text all the same */
+    uint32_t n_shown;
     bool started;      /* a token has been decoded */
     uint32_t stripped; /* leading characters dropped so far; strip_start when done */
     tok_buf held;      /* bytes of an unfinished character or of a byte-fallback run */
@@ -72,11 +74,21 @@ static void end_run(cake_detok *d) {
     d->held.n = 0;
 }
 
+static bool is_shown(const cake_detok *d, uint32_t id) {
+    for (uint32_t i = 0; i < d->n_shown; i++)
+        if (d->shown[i] == id) return true;
+    return false;
+}
+
+void cake_detok_show(cake_detok *d, uint32_t id) {
+    if (d->n_shown < CAKE_DETOK_SHOWN_MAX && !is_shown(d, id)) d->shown[d->n_shown++] = id;
+}
+
 static void push(cake_detok *d, uint32_t id) {
     const cake_tokenizer *t = d->t;
     if (id >= t->vocab.n || !t->vocab.v[id].kind) return;
     const tok_token *k = &t->vocab.v[id];
-    if (d->skip_special && (k->kind & TOK_SPECIAL)) return;
+    if (d->skip_special && (k->kind & TOK_SPECIAL) && !is_shown(d, id)) return;
     const char *raw = t->vocab.raw.p + k->raw_off;
     if (t->dec_byte_level) {
         put_bytes(d, (const uint8_t *)raw, k->raw_len);

@@ -83,9 +83,13 @@ cake_status cake_tokenizer_decode(const cake_tokenizer *t, const uint32_t *ids, 
  * each is whole UTF-8: bytes of an unfinished character are held back (as is a run of byte-fallback
  * tokens until it ends, since the reference replaces a run that is not UTF-8 as a whole). */
 typedef struct cake_detok cake_detok;
+enum { CAKE_DETOK_SHOWN_MAX = 8 };
 /* t must outlive it. skip_special: special tokens give no text. Exits when memory is out. */
 cake_detok *cake_detok_new(const cake_tokenizer *t, bool skip_special);
 void cake_detok_free(cake_detok *d);
+/* Give this special token as text all the same; at most CAKE_DETOK_SHOWN_MAX, further ones are
+ * ignored. */
+void cake_detok_show(cake_detok *d, uint32_t id);
 /* *text (borrowed until the next call on d, NUL-terminated) and *len: the text this id completes,
  * often empty. Allocates only when a piece is longer than any before. Exits when memory is out. */
 void cake_detok_push(cake_detok *d, uint32_t id, const char **text, size_t *len);

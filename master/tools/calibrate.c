@@ -28,16 +28,18 @@ static cake_status fetch(cake_cluster *c, uint32_t unit, cake_input input, seen 
     return st;
 }
 
-static void add_entry(cake_imatrix *out, const cake_module *m, const seen *s) {
+/* Experts [first, first + n) of what was seen, for one module. */
+static void add_entry(cake_imatrix *out, const cake_module *m, const seen *s, uint32_t first,
+                      uint32_t n) {
     char name[512];
     snprintf(name, sizeof name, "%s.weight", m->path);
-    cake_imatrix_entry *e = cake_imatrix_add(out, name, s->n, s->k);
-    memcpy(e->values, s->means, (size_t)s->n * s->k * sizeof *e->values);
-    for (uint32_t i = 0; i < s->n; i++)
-        if (s->counts[i] > e->count) e->count = s->counts[i];
-    if (s->n > 1) {
-        e->mat_counts = cake_calloc(s->n, sizeof *e->mat_counts);
-        memcpy(e->mat_counts, s->counts, s->n * sizeof *e->mat_counts);
+    cake_imatrix_entry *e = cake_imatrix_add(out, name, n, s->k);
+    memcpy(e->values, s->means + (size_t)first * s->k, (size_t)n * s->k * sizeof *e->values);
+    for (uint32_t i = 0; i < n; i++)
+        if (s->counts[first + i] > e->count) e->count = s->counts[first + i];
+    if (n > 1) {
+        e->mat_counts = cake_calloc(n, sizeof *e->mat_counts);
+        memcpy(e->mat_counts, s->counts + first, n * sizeof *e->mat_counts);
     }
 }
 
@@ -50,9 +52,14 @@ cake_status cake_calibrate_fetch(cake_cluster *c, const cake_layout *layout, cak
             if (cake_layout_input(layout, u, (cake_input)i, &s[i].n, &s[i].k))
                 st = fetch(c, u, (cake_input)i, &s[i], err);
         const cake_unit *unit = &layout->units[u];
-        for (uint32_t m = 0; st == CAKE_OK && m < unit->n_modules; m++) {
-            const cake_input i = cake_role_input(unit->modules[m].role);
-            if (i != CAKE_INPUT_COUNT) add_entry(out, &unit->modules[m], &s[i]);
+        for (uint32_t m = 0, expert = 0; st == CAKE_OK && m < unit->n_modules; m++) {
+            const cake_module *mod = &unit->modules[m];
+            const cake_input i = cake_role_input(mod->role);
+            if (i == CAKE_INPUT_COUNT) continue;
+            /* experts are a stack, or modules of their own in ascending order */
+            const bool alone = s[i].n > 1 && !mod->n_experts;
+            expert = alone && m && unit->modules[m - 1].role == mod->role ? expert + 1 : 0;
+            add_entry(out, mod, &s[i], alone ? expert : 0, alone ? 1 : s[i].n);
         }
         for (int i = 0; i < CAKE_INPUT_COUNT; i++) {
             free(s[i].means);

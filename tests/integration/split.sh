@@ -25,6 +25,7 @@ generate() {
         --dump-logits "$IT/$name.f32" --prompt "Once upon a time there was a" "$@" || return 1
     cp "$IT/out" "$IT/$name.txt"
 }
+layers() { sed -n 's/.*"num_hidden_layers": *\([0-9]*\).*/\1/p' "$1/config.json"; }
 # equals NAME WANT: the same logits, at least one row of them, and the same text
 equals() {
     test -s "$IT/$1.f32" && cmp "$IT/$1.f32" "$IT/$2.f32" && cmp "$IT/$1.txt" "$IT/$2.txt"
@@ -64,6 +65,16 @@ if M=$(model babyllama105-pad256-kquant-q4_k_m 2>/dev/null) && [ -d "$M" ]; then
 else
     skip "q4_k_m over 2 workers: ../shared/data/models/babyllama105-pad256-kquant-q4_k_m is missing"
 fi
+# Experts travel with their layer.
+for name in qwen3moe-8l-4bit-g32 babyllama105-qwen2moe-mlx-4bit-gate8; do
+    M=$(model $name)
+    check "$name alone" generate alone --discovery-timeout 0 || continue
+    for parts in "0-2 3-$(($(layers "$M") - 1))" "0-0 1-3 4-$(($(layers "$M") - 1))"; do
+        topology $parts
+        check "$name layers $parts" generate split --topology "$IT/topology.yml" &&
+            check "$name layers $parts: same bits" equals split alone
+    done
+done
 M=$(model qwen3-8l-4bit-g32)
 topology 0-3 4-7
 check "f32 mode alone" generate alone --discovery-timeout 0 --compute f32

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An independent float64 forward pass of the Llama, Qwen2 and Qwen3 families in numpy.
+"""An independent float64 forward pass of the Llama, Qwen2 and Qwen3 families, and their mixtures of experts, in numpy.
 
 Written from the format specification alone (safetensors container, MLX affine packing, rope kinds, blocks); it shares
 no code with the programs under test nor with mlx-lm or transformers, and is cross-checked against both by
@@ -138,13 +138,13 @@ class Weights(Tensors):
             elif mode == "affine":
                 group, bits = self.parameters(path)
                 dtype, shape, raw = self.where[path + ".weight"]
-                assert dtype == "U32" and shape[1] * 32 % bits == 0, path
-                n, k = shape[0], shape[1] * 32 // bits
+                assert dtype == "U32" and shape[-1] * 32 % bits == 0, path
+                lead, k = tuple(shape[:-1]), shape[-1] * 32 // bits  # a stack of experts leads with their number
                 scales = self.floats(path + ".scales").astype(np.float64)
                 biases = self.floats(path + ".biases").astype(np.float64)
-                assert scales.shape == (n, k // group), (path, scales.shape, n, k, group)
-                codes = unpack_codes(raw, n, bits, k).reshape(n, k // group, group)
-                w = (scales[:, :, None] * codes + biases[:, :, None]).reshape(n, k)
+                assert scales.shape == lead + (k // group,), (path, scales.shape, lead, k, group)
+                codes = unpack_codes(raw, math.prod(lead), bits, k).reshape(*lead, k // group, group)
+                w = (scales[..., None] * codes + biases[..., None]).reshape(*lead, k)
             else:
                 w = self.floats(path + ".weight").astype(np.float64)
             self.cache[path] = w
@@ -208,7 +208,7 @@ class Model:
     def __init__(self, folder):
         with open(os.path.join(folder, "config.json")) as f:
             c = self.config = json.load(f)
-        if c["model_type"] not in ("llama", "mistral", "qwen2", "qwen3"):
+        if c["model_type"] not in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "mixtral"):
             raise SystemExit(f"forward.py: model_type {c['model_type']} is not covered here")
         self.w = Weights(folder, c)
         self.layers = c["num_hidden_layers"]
@@ -244,7 +244,7 @@ class Model:
         q = self.linear(x, p + "q_proj").reshape(t, self.heads, self.head_dim)
         k = self.linear(x, p + "k_proj").reshape(t, self.kv_heads, self.head_dim)
         v = self.linear(x, p + "v_proj").reshape(t, self.kv_heads, self.head_dim)
-        if self.config["model_type"] == "qwen3":
+        if self.config["model_type"] in ("qwen3", "qwen3_moe"):
             q, k = self.norm(q, p + "q_norm"), self.norm(k, p + "k_norm")
         q, k = self.rope(q), self.rope(k)
         group = self.heads // self.kv_heads
@@ -256,6 +256,40 @@ class Model:
             out[:, h] = e / e.sum(axis=1, keepdims=True) @ v[:, h // group]
         return self.linear(out.reshape(t, -1), p + "o_proj")
 
+    def feed_forward(self, x, p):
+        gate = self.linear(x, p + "gate_proj")
+        return self.linear(gate / (1 + np.exp(-gate)) * self.linear(x, p + "up_proj"), p + "down_proj")
+
+    def has_experts(self, i):
+        c = self.config
+        return ((c.get("num_experts") or c.get("num_local_experts") or 0) > 0 and i not in (c.get("mlp_only_layers") or [])
+                and (i + 1) % c.get("decoder_sparse_step", 1) == 0)
+
+    def expert(self, p, e, name):
+        """A stack of all experts, or a matrix for each; mixtral has its own names for the latter."""
+        if p + f"switch_mlp.{name}.weight" in self.w:
+            return self.w.matrix(p + "switch_mlp." + name)[e]
+        leaf = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}[name] if "block_sparse" in p else name
+        return self.w.matrix(p + f"experts.{e}.{leaf}")
+
+    def experts(self, x, p):
+        c, k = self.config, self.config["num_experts_per_tok"]
+        z = self.linear(x, p + "gate")
+        z = np.exp(z - z.max(axis=1, keepdims=True))
+        prob = z / z.sum(axis=1, keepdims=True)
+        out = np.zeros_like(x)
+        for t, row in enumerate(prob):
+            chosen = np.argsort(-row, kind="stable")[:k]
+            total = row[chosen].sum() if c.get("norm_topk_prob", c["model_type"] == "mixtral") else 1.0
+            for e in sorted(chosen):
+                gate = self.expert(p, e, "gate_proj") @ x[t]
+                h = gate / (1 + np.exp(-gate)) * (self.expert(p, e, "up_proj") @ x[t])
+                out[t] += row[e] / total * (self.expert(p, e, "down_proj") @ h)
+        if p + "shared_expert_gate.weight" in self.w:
+            mix = self.linear(x, p + "shared_expert_gate")
+            out += self.feed_forward(x, p + "shared_expert.") / (1 + np.exp(-mix))
+        return out
+
     def logits(self, ids, last=False):
         """[len(ids), vocab] in float64 (only the last row if asked)."""
         x = self.w.matrix("model.embed_tokens")[np.asarray(ids)]
@@ -263,9 +297,12 @@ class Model:
             p = f"model.layers.{i}."
             x = x + self.attention(self.norm(x, p + "input_layernorm"), p + "self_attn.")
             h = self.norm(x, p + "post_attention_layernorm")
-            gate = self.linear(h, p + "mlp.gate_proj")
-            h = gate / (1 + np.exp(-gate)) * self.linear(h, p + "mlp.up_proj")
-            x = x + self.linear(h, p + "mlp.down_proj")
+            if not self.has_experts(i):
+                x = x + self.feed_forward(h, p + "mlp.")
+            elif self.config["model_type"] == "mixtral":
+                x = x + self.experts(h, p + "block_sparse_moe.")
+            else:
+                x = x + self.experts(h, p + "mlp.")
         if last:
             x = x[-1:]
         return self.linear(self.norm(x, "model.norm"), self.head)

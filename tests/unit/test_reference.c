@@ -203,8 +203,9 @@ static void test_f32_equals_reference(void **state) {
 }
 
 /* int8 activations: logits off by a few percent of their size at most (weights are random: they
- * amplify more than trained ones, and eight layers more than two), and the best token the same
- * wherever the reference's margin exceeds twice the error measured on that row. */
+ * amplify more than trained ones, and eight layers more than two; a row near a tie of its experts
+ * may take another one), and the best token the same wherever the reference's margin exceeds twice
+ * the error measured on that row. */
 static double worst_int8;
 static uint32_t int8_rows, int8_decided;
 static void check_int8(golden *g, const char *name) {
@@ -234,8 +235,8 @@ static void check_int8(golden *g, const char *name) {
     double rel = sqrt(sum_d / sum_z);
     if (rel > worst_int8) worst_int8 = rel;
     if (getenv("V")) print_message("%-28s int8 error %.4f of the logits' RMS\n", name, rel);
-    if (!(rel < (g->config.n_layers > 2 ? 0.08 : 0.05)))
-        fail_msg("%s: int8 activations cost %.3f of the logits' RMS", name, rel);
+    double bar = g->config.n_layers <= 2 ? 0.05 : g->config.moe.n_experts ? 0.12 : 0.08;
+    if (!(rel < bar)) fail_msg("%s: int8 activations cost %.3f of the logits' RMS", name, rel);
     engine_close(&e);
 }
 static void test_int8_is_near(void **state) {

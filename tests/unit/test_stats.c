@@ -164,10 +164,9 @@ static void reference(void **state) {
     json_object_put(golden);
 }
 
-static void same_bits(void **state) {
-    (void)state;
+static void same_bits_of(const char *name) {
     model m;
-    open_model(&m, "babyllama105-mlx-4bit-g64");
+    open_model(&m, name);
     seen *want = collect(&m, false, 1, 0, IDS_MAX);
     const struct {
         unsigned threads;
@@ -188,7 +187,43 @@ static void same_bits(void **state) {
     close_model(&m);
 }
 
+static void same_bits(void **state) {
+    (void)state;
+    same_bits_of("babyllama105-mlx-4bit-g64");
+    same_bits_of("babyllama105-qwen2moe-mlx-4bit-gate8");
+}
+
+/* Every row goes to top_k experts: their sums together are top_k times those of the layer. */
+static void experts(void **state) {
+    (void)state;
+    model m;
+    open_model(&m, "babyllama105-qwen2moe-mlx-4bit-gate8");
+    seen *s = collect(&m, false, 2, 2, 9);
+    const uint32_t n_experts = m.config.moe.n_experts, top_k = m.config.moe.top_k;
+    for (uint32_t u = 1; u <= m.config.n_layers; u++) {
+        const seen *all = &s[u * CAKE_INPUT_COUNT + CAKE_INPUT_FFN],
+                   *each = &s[u * CAKE_INPUT_COUNT + CAKE_INPUT_EXPERT],
+                   *down = &s[u * CAKE_INPUT_COUNT + CAKE_INPUT_EXPERT_DOWN];
+        assert_int_equal(all->n, 1);
+        assert_int_equal(each->n, n_experts);
+        assert_int_equal(each->k, all->k);
+        assert_int_equal(down->n, n_experts);
+        assert_int_equal(down->k, m.config.moe.ff);
+        for (uint32_t k = 0; k < all->k; k++) {
+            double sum = 0;
+            for (uint32_t e = 0; e < n_experts; e++) sum += each->sums[(size_t)e * each->k + k];
+            assert_true(fabs(sum - top_k * all->sums[k]) <= 1e-9 * sum);
+        }
+        double mid = 0;
+        for (size_t i = 0; i < (size_t)down->n * down->k; i++) mid += down->sums[i];
+        assert_true(mid > 0);
+    }
+    free_seen(&m, s);
+    close_model(&m);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(reference), cmocka_unit_test(same_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(reference), cmocka_unit_test(same_bits),
+                                       cmocka_unit_test(experts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

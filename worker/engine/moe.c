@@ -49,13 +49,12 @@ size_t cake_moe_scratch_layout(cake_moe_scratch *s, const cake_model_config *c, 
     return at;
 }
 
-/* What a product reads of its activations: int8 and f32, but for the two kinds that leave no doubt.
- */
+/* What a product may read of its activations (of the fp modes one reads f32, the others int8). */
 static bool int8(const cake_wspec *s, bool f32_mode) {
     return !f32_mode && s->kind != CAKE_W_DENSE;
 }
 static bool f32(const cake_wspec *s, bool f32_mode) {
-    return f32_mode || s->kind != CAKE_W_AFFINE;
+    return f32_mode || s->kind == CAKE_W_DENSE || s->kind == CAKE_W_FP;
 }
 
 bool cake_moe_wants_int8(const cake_moe_weights *w, bool f32_mode) {
@@ -246,6 +245,25 @@ static cake_stack stack_of_one(const cake_linear *l) {
                         l->mat.packed};
 }
 
+/* Statistics of the experts' inputs: rows in the order of the batch for each expert. */
+static void collect_in(const block *b) {
+    const cake_moe_scratch *s = b->s;
+    for (uint32_t g = 0; g < b->n_groups; g++)
+        for (uint32_t i = s->groups[g].begin; i < s->groups[g].end; i++)
+            cake_stats_add(b->m->stats, b->m->pool, b->m->unit, CAKE_INPUT_EXPERT,
+                           s->groups[g].expert, b->x->x + s->row[i] * b->x->ldx, b->x->ldx, 1);
+}
+
+static void collect_mid(const block *b) {
+    const cake_moe_scratch *s = b->s;
+    for (uint32_t g = 0; g < b->n_groups; g++)
+        cake_stats_add(b->m->stats, b->m->pool, b->m->unit, CAKE_INPUT_EXPERT_DOWN,
+                       s->groups[g].expert, s->mid[g].x, s->mid[g].ldx, s->mid[g].n_tok);
+    if (b->shared_gate.n)
+        cake_stats_add(b->m->stats, b->m->pool, b->m->unit, CAKE_INPUT_SHARED_DOWN, 0,
+                       s->shared_gate, b->m->config->moe.shared_ff, b->x->n_tok);
+}
+
 void cake_moe_run(const cake_moe *m, const cake_act *x, float *y) {
     const cake_moe_weights *w = m->w;
     const cake_moe_config *c = &m->config->moe;
@@ -273,6 +291,7 @@ void cake_moe_run(const cake_moe *m, const cake_act *x, float *y) {
                                  s->count);
     place_acts(&b);
     if (n > 1) for_items(&b, b.n_pairs, h, gather_pair);
+    if (m->stats) collect_in(&b);
 
     const cake_group *shared = s->groups + b.n_groups;
     const cake_act *in = s->in, *mid = s->mid;
@@ -285,6 +304,7 @@ void cake_moe_run(const cake_moe *m, const cake_act *x, float *y) {
 
     for_items(&b, b.n_pairs, 2 * c->ff, gate_pair);
     if (b.shared_gate.n) for_items(&b, n, 2 * c->shared_ff, gate_shared);
+    if (m->stats) collect_mid(&b);
 
     product down = {.m = m};
     add_part(&down, (part){&w->down, s->groups, mid, s->down, b.n_groups, m->f32_mode});

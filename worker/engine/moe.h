@@ -11,6 +11,7 @@
 
 #include "common/model/config.h"
 #include "common/pool.h"
+#include "worker/engine/stats.h"
 #include "worker/engine/weights.h"
 
 /* Room for a batch; everything points into one region of the caller's. */
@@ -46,6 +47,8 @@ typedef struct {
     uint8_t *matmul; /* cake_matmul() scratch of each thread, matmul_bytes apart */
     size_t matmul_bytes;
     bool f32_mode;
+    cake_stats *stats; /* of what the experts get, for unit `unit`; NULL: none */
+    uint32_t unit;
 } cake_moe;
 
 /* y[row * hidden ..] = the block's output for the rows of x, which has its quantized parts when

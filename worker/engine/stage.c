@@ -555,14 +555,16 @@ static void gate_row(pass *p, uint32_t row) {
 }
 
 /* The feed-forward of a layer with experts: xn, normed, to xn. */
-static void run_experts(pass *p) {
+static void run_experts(pass *p, uint32_t unit) {
     cake_stage *st = p->stage;
     cake_scratch *s = st->s;
     const cake_moe_weights *w = &p->layer->moe;
     cake_act_init(&p->act, s->act, s->xn, s->hidden, s->hidden, p->n_rows);
     p->quantize = cake_moe_wants_int8(w, st->o.f32_mode);
     for_rows(p, s->hidden, add_residual);
-    cake_moe m = {w, st->config, &s->moe, st->pool, s->matmul, s->matmul_bytes, st->o.f32_mode};
+    cake_moe m = {w, st->config, &s->moe, st->pool, s->matmul, s->matmul_bytes,
+                  st->o.f32_mode, st->stats, unit};
+    collect(p, unit, CAKE_INPUT_FFN);
     cake_moe_run(&m, &p->act, s->xn);
     p->bias = NULL;
 }
@@ -594,7 +596,7 @@ static void run_layer(pass *p, uint32_t index) {
 
     p->norm = l->ffn_norm;
     if (l->moe.gate.n) {
-        run_experts(p);
+        run_experts(p, unit);
         return;
     }
     const cake_linear *gate_up[] = {&l->gate, &l->up};
