@@ -20,20 +20,28 @@ typedef struct {
     uint32_t hidden, layers, heads, kv_heads, head_dim, ff, vocab, max_positions;
     double theta, eps;
     bool tied;
+    uint32_t experts, top_k; /* 0: dense; else ff is the width of one expert */
 } shape;
 
 static const shape shapes[] = {
     {"qwen2.5-0.5b", "qwen2", "Qwen2.5-0.5B", 896, 24, 14, 2, 64, 4864, 151936, 32768, 1e6, 1e-6,
-     true},
+     true, 0, 0},
     {"qwen3-0.6b", "qwen3", "Qwen3-0.6B", 1024, 28, 16, 8, 128, 3072, 151936, 40960, 1e6, 1e-6,
-     true},
+     true, 0, 0},
     {"llama-1b", "llama", "Llama-3.2-1B (plain rope)", 2048, 16, 32, 8, 64, 8192, 128256, 131072,
-     5e5, 1e-5, true},
+     5e5, 1e-5, true, 0, 0},
     {"7b-8layers", "llama", "Llama-2-7B cut to 8 layers", 4096, 8, 32, 32, 128, 11008, 32000, 4096,
-     1e4, 1e-5, false},
+     1e4, 1e-5, false, 0, 0},
+    {"30b-a3b-4layers", "qwen3_moe", "Qwen3-30B-A3B cut to 4 layers", 2048, 4, 32, 4, 128, 768,
+     151936, 40960, 1e6, 1e-6, false, 128, 8},
+    {"mixtral-2layers", "mixtral", "Mixtral-8x7B cut to 2 layers", 4096, 2, 32, 8, 128, 14336,
+     32000, 32768, 1e6, 1e-5, false, 8, 2},
     {"51mb", "llama", "for tests of transfers, fits the stories260K tokenizer", 1024, 6, 16, 4, 64,
-     4096, 512, 2048, 1e4, 1e-5, true},
-    {"tiny", "qwen2", "for trying this out", 128, 4, 4, 2, 32, 256, 512, 2048, 1e6, 1e-6, true},
+     4096, 512, 2048, 1e4, 1e-5, true, 0, 0},
+    {"tiny-moe", "qwen3_moe", "for trying this out, with experts", 128, 4, 4, 2, 32, 64, 512, 2048,
+     1e6, 1e-6, true, 8, 2},
+    {"tiny", "qwen2", "for trying this out", 128, 4, 4, 2, 32, 256, 512, 2048, 1e6, 1e-6, true, 0,
+     0},
 };
 
 enum { GROUP = 64, MAX_TENSORS = 4096, NAME_MAX_BYTES = 96 };
@@ -42,7 +50,8 @@ typedef enum { CODES, SCALES, BIASES, ONES, ZEROS } fill;
 typedef struct {
     char name[NAME_MAX_BYTES];
     fill fill;
-    uint32_t n, k; /* of the matrix; vectors have n = 1 */
+    uint32_t n, k, bits; /* of the matrix; vectors have n = 1 */
+    uint32_t stack;      /* matrices of a stack, 0: no stack */
     uint64_t bytes;
 } tensor;
 
@@ -60,16 +69,36 @@ static void add(const char *path, const char *part, fill f, uint32_t n, uint32_t
     t->bytes = bytes;
 }
 
-static void add_matrix(const char *path, uint32_t n, uint32_t k) {
-    uint64_t cells = (uint64_t)n * k;
-    add(path, "weight", CODES, n, k, cells / 2);
+static void add_quantized(const char *path, uint32_t n, uint32_t k, uint32_t bits, uint32_t stack) {
+    uint64_t cells = (uint64_t)n * k * (stack ? stack : 1);
+    uint32_t first = n_tensors;
+    add(path, "weight", CODES, n, k, cells * bits / 8);
     add(path, "scales", SCALES, n, k, cells / GROUP * 2);
     add(path, "biases", BIASES, n, k, cells / GROUP * 2);
+    for (uint32_t i = first; i < n_tensors; i++) tensors[i].bits = bits, tensors[i].stack = stack;
+}
+static void add_matrix(const char *path, uint32_t n, uint32_t k) {
+    add_quantized(path, n, k, 4, 0);
+}
+
+/* Stacks as mlx-lm writes them; routers have 8 bits. */
+static bool mixtral(const shape *s) {
+    return strcmp(s->family, "mixtral") == 0;
+}
+static void add_experts(const shape *s, uint32_t layer) {
+    char path[80];
+    const char *block = mixtral(s) ? "block_sparse_moe" : "mlp";
+#define AT(suffix) (snprintf(path, sizeof path, "model.layers.%u.%s." suffix, layer, block), path)
+    add_quantized(AT("gate"), s->experts, s->hidden, 8, 0);
+    add_quantized(AT("switch_mlp.gate_proj"), s->ff, s->hidden, 4, s->experts);
+    add_quantized(AT("switch_mlp.up_proj"), s->ff, s->hidden, 4, s->experts);
+    add_quantized(AT("switch_mlp.down_proj"), s->hidden, s->ff, 4, s->experts);
+#undef AT
 }
 
 static void add_all(const shape *s) {
     uint32_t q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
-    bool qwen2 = strcmp(s->family, "qwen2") == 0, qwen3 = strcmp(s->family, "qwen3") == 0;
+    bool qwen2 = strcmp(s->family, "qwen2") == 0, qwen3 = strncmp(s->family, "qwen3", 5) == 0;
     char p[32], path[80];
 #define AT(suffix) (snprintf(path, sizeof path, "%s%s", p, suffix), path)
     add_matrix("model.embed_tokens", s->vocab, s->hidden);
@@ -90,6 +119,10 @@ static void add_all(const shape *s) {
             add(AT("self_attn.k_norm"), "weight", ONES, 1, s->head_dim, s->head_dim * 2);
         }
         add(AT("post_attention_layernorm"), "weight", ONES, 1, s->hidden, s->hidden * 2);
+        if (s->experts) {
+            add_experts(s, i);
+            continue;
+        }
         add_matrix(AT("mlp.gate_proj"), s->ff, s->hidden);
         add_matrix(AT("mlp.up_proj"), s->ff, s->hidden);
         add_matrix(AT("mlp.down_proj"), s->hidden, s->ff);
@@ -113,14 +146,14 @@ static uint16_t bf16(float x) {
     return (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
 }
 
-/* 4-bit codes are uniform on 0..15: standard deviation 4.61, mean 7.5. */
+/* Codes are uniform: of 4 bits standard deviation 4.61, mean 7.5; of 8 bits 73.9, 127.5. */
 static void write_tensor(FILE *f, const tensor *t) {
     static uint64_t buf[8192];
-    float scale = 1.0f / (4.61f * __builtin_sqrtf((float)t->k));
+    float scale = 1.0f / ((t->bits == 8 ? 73.9f : 4.61f) * __builtin_sqrtf((float)t->k));
     uint16_t v = 0;
     if (t->fill == ONES) v = bf16(1);
     if (t->fill == SCALES) v = bf16(scale);
-    if (t->fill == BIASES) v = bf16(-7.5f * scale);
+    if (t->fill == BIASES) v = bf16((t->bits == 8 ? -127.5f : -7.5f) * scale);
     uint64_t word = v * 0x0001000100010001u;
     if (t->fill != CODES)
         for (size_t i = 0; i < 8192; i++) buf[i] = word;
@@ -144,10 +177,12 @@ static bool write_weights(const char *path) {
         const tensor *t = &tensors[i];
         fprintf(h, ",\"%s\":{\"data_offsets\":[%llu,%llu],", t->name, (unsigned long long)at,
                 (unsigned long long)(at + t->bytes));
+        char lead[16] = "";
+        if (t->stack) snprintf(lead, sizeof lead, "%u,", t->stack);
         if (t->fill == CODES)
-            fprintf(h, "\"dtype\":\"U32\",\"shape\":[%u,%u]}", t->n, t->k / 8);
+            fprintf(h, "\"dtype\":\"U32\",\"shape\":[%s%u,%u]}", lead, t->n, t->k / 32 * t->bits);
         else if (t->fill == SCALES || t->fill == BIASES)
-            fprintf(h, "\"dtype\":\"BF16\",\"shape\":[%u,%u]}", t->n, t->k / GROUP);
+            fprintf(h, "\"dtype\":\"BF16\",\"shape\":[%s%u,%u]}", lead, t->n, t->k / GROUP);
         else
             fprintf(h, "\"dtype\":\"BF16\",\"shape\":[%u]}", t->k);
         at += t->bytes;
@@ -176,10 +211,19 @@ static bool write_config(const char *path, const shape *s) {
             " \"num_attention_heads\": %u,\n \"num_key_value_heads\": %u,\n \"head_dim\": %u,\n"
             " \"intermediate_size\": %u,\n \"vocab_size\": %u,\n \"max_position_embeddings\": %u,\n"
             " \"rope_theta\": %.1f,\n \"rms_norm_eps\": %g,\n \"tie_word_embeddings\": %s,\n"
-            " \"hidden_act\": \"silu\",\n \"torch_dtype\": \"bfloat16\",\n"
-            " \"quantization\": {\"group_size\": %d, \"bits\": 4, \"mode\": \"affine\"}\n}\n",
+            " \"hidden_act\": \"silu\",\n \"torch_dtype\": \"bfloat16\",\n",
             s->family, s->hidden, s->layers, s->heads, s->kv_heads, s->head_dim, s->ff, s->vocab,
-            s->max_positions, s->theta, s->eps, s->tied ? "true" : "false", GROUP);
+            s->max_positions, s->theta, s->eps, s->tied ? "true" : "false");
+    if (s->experts)
+        fprintf(f,
+                " \"%s\": %u,\n \"num_experts_per_tok\": %u,\n \"moe_intermediate_size\": %u,\n"
+                " \"norm_topk_prob\": true,\n",
+                mixtral(s) ? "num_local_experts" : "num_experts", s->experts, s->top_k, s->ff);
+    fprintf(f, " \"quantization\": {\"group_size\": %d, \"bits\": 4, \"mode\": \"affine\"", GROUP);
+    for (uint32_t i = 0; s->experts && i < s->layers; i++)
+        fprintf(f, ",\n  \"model.layers.%u.%s.gate\": {\"group_size\": %d, \"bits\": 8}", i,
+                mixtral(s) ? "block_sparse_moe" : "mlp", GROUP);
+    fprintf(f, "}\n}\n");
     bool ok = !ferror(f);
     return fclose(f) == 0 && ok;
 }
@@ -198,7 +242,7 @@ static bool copy(const char *from, const char *to, const char *name) {
 int main(int argc, char **argv) {
     const size_t n_shapes = sizeof shapes / sizeof *shapes;
     if (argc == 2 && strcmp(argv[1], "--list") == 0) {
-        for (size_t i = 0; i < n_shapes; i++) printf("%-14s %s\n", shapes[i].name, shapes[i].what);
+        for (size_t i = 0; i < n_shapes; i++) printf("%-16s %s\n", shapes[i].name, shapes[i].what);
         return 0;
     }
     if (argc < 3 || argc > 4) {
