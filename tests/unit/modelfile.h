@@ -121,6 +121,10 @@ typedef struct {
     uint32_t n_layers, hidden, ff, vocab, heads, kv_heads, head_dim;
     uint32_t bits, group; /* 0: BF16 */
     const char *mode;     /* "mxfp4", ... (with its bits and group), or a codec: "q4_k" (bits 0) */
+    /* Mixtures (qwen2_moe, qwen3_moe, mixtral): 2 experts for a row; every step-th layer has them;
+     * one_by_one: a tensor per expert, else stacks. */
+    uint32_t experts, expert_ff, shared_ff, step;
+    bool one_by_one;
     bool untied;
     uint32_t n_shards; /* 0: one file without an index */
     unsigned salt;
@@ -131,8 +135,8 @@ typedef struct {
     const gen_model *g;
     const char *dir;
     st_file f;
-    uint32_t shard;
-    char *map, *codecs; /* members of weight_map and per_tensor */
+    uint32_t shard, stack; /* stack: what gen_tensor puts before matrices' shapes; 0: nothing */
+    char *map, *codecs;    /* members of weight_map and per_tensor */
     size_t n_map, n_codecs;
 } gen_state;
 
@@ -140,7 +144,10 @@ static void gen_tensor(gen_state *s, const char *path, const char *suffix, cake_
                        uint32_t rank, uint64_t n, uint64_t k) {
     char name[256];
     snprintf(name, sizeof name, "%s.%s", path, suffix);
-    st_add(&s->f, name, t, rank, (uint64_t[]){n, k});
+    if (s->stack && rank == 2)
+        st_add(&s->f, name, t, 3, (uint64_t[]){s->stack, n, k});
+    else
+        st_add(&s->f, name, t, rank, (uint64_t[]){n, k});
     s->map = realloc(s->map, s->n_map + 400);
     s->n_map += (size_t)sprintf(s->map + s->n_map, "%s\"%s\":\"model-%05u-of-%05u.safetensors\"",
                                 s->n_map ? "," : "", name, s->shard + 1, s->g->n_shards);
@@ -177,12 +184,49 @@ static void gen_flush(gen_state *s) {
     st_write(&s->f, s->dir, name, s->g->salt + s->shard);
     s->shard++;
 }
+static void gen_experts(gen_state *s, uint32_t layer) {
+    static const char *const stack[] = {"gate_proj", "up_proj", "down_proj"};
+    static const char *const w[] = {"w1", "w3", "w2"};
+    const gen_model *g = s->g;
+    bool mixtral = strcmp(g->type, "mixtral") == 0;
+    char at[64], p[128];
+    snprintf(at, sizeof at, "model.layers.%u.%s", layer, mixtral ? "block_sparse_moe" : "mlp");
+#define AT(...) (snprintf(p, sizeof p, __VA_ARGS__), p)
+    gen_linear(s, AT("%s.gate", at), g->experts, g->hidden);
+    if (g->shared_ff) {
+        gen_linear(s, AT("%s.shared_expert_gate", at), 1, g->hidden);
+        gen_linear(s, AT("%s.shared_expert.gate_proj", at), g->shared_ff, g->hidden);
+        gen_linear(s, AT("%s.shared_expert.up_proj", at), g->shared_ff, g->hidden);
+        gen_linear(s, AT("%s.shared_expert.down_proj", at), g->hidden, g->shared_ff);
+    }
+    for (int i = 0; i < 3; i++) {
+        uint64_t n = i < 2 ? g->expert_ff : g->hidden, k = i < 2 ? g->hidden : g->expert_ff;
+        for (uint32_t e = 0; g->one_by_one && e < g->experts; e++)
+            gen_linear(s, AT("%s.experts.%u.%s", at, e, mixtral ? w[i] : stack[i]), n, k);
+        if (g->one_by_one) continue;
+        s->stack = g->experts;
+        gen_linear(s, AT("%s.switch_mlp.%s", at, stack[i]), n, k);
+        s->stack = 0;
+    }
+#undef AT
+}
+/* "", or the members of config.json about experts, ending in a comma. Caller frees. */
+static char *gen_expert_config(const gen_model *g) {
+    if (!g->experts) return cake_strdup("");
+    bool mixtral = strcmp(g->type, "mixtral") == 0;
+    return cake_asprintf("\"num_%sexperts\":%u,\"num_experts_per_tok\":2,\"norm_topk_prob\":true,"
+                         "\"%s\":%u,\"shared_expert_intermediate_size\":%u,"
+                         "\"decoder_sparse_step\":%u,",
+                         mixtral ? "local_" : "", g->experts,
+                         mixtral ? "intermediate_size" : "moe_intermediate_size", g->expert_ff,
+                         g->shared_ff, g->step ? g->step : 1);
+}
 static UNUSED void gen_write(const gen_model *g, const char *dir) {
     gen_state s = {.g = g, .dir = dir};
     const char *type = g->type ? g->type : "llama";
     char p[128];
     uint64_t q = (uint64_t)g->heads * g->head_dim, kv = (uint64_t)g->kv_heads * g->head_dim;
-    bool qwen2 = strcmp(type, "qwen2") == 0, qwen3 = strcmp(type, "qwen3") == 0;
+    bool qwen2 = strncmp(type, "qwen2", 5) == 0, qwen3 = strncmp(type, "qwen3", 5) == 0;
     gen_linear(&s, "model.embed_tokens", g->vocab, g->hidden);
     for (uint32_t i = 0; i < g->n_layers; i++) {
 #define LAYER(rest) (snprintf(p, sizeof p, "model.layers.%u.%s", i, rest), p)
@@ -203,6 +247,10 @@ static UNUSED void gen_write(const gen_model *g, const char *dir) {
         }
         gen_tensor(&s, LAYER("post_attention_layernorm"), "weight", CAKE_DTYPE_BF16, 1, g->hidden,
                    0);
+        if (g->experts && (i + 1) % (g->step ? g->step : 1) == 0) {
+            gen_experts(&s, i);
+            continue;
+        }
         gen_linear(&s, LAYER("mlp.gate_proj"), g->ff, g->hidden);
         gen_linear(&s, LAYER("mlp.up_proj"), g->ff, g->hidden);
         gen_linear(&s, LAYER("mlp.down_proj"), g->hidden, g->ff);
@@ -217,23 +265,27 @@ static UNUSED void gen_write(const gen_model *g, const char *dir) {
         write_text(dir, "model.safetensors.index.json", index);
         free(index);
     }
-    char *quant = g->bits ? cake_asprintf("\"quantization\":{\"group_size\":%u,\"bits\":%u%s%s%s},",
-                                          g->group, g->bits, g->mode ? ",\"mode\":\"" : "",
-                                          g->mode ? g->mode : "", g->mode ? "\"" : "")
-                  : s.codecs
-                      ? cake_asprintf("\"quantization\":{\"mode\":\"kquant\",\"per_tensor\":{%s}},",
-                                      s.codecs)
-                      : cake_strdup("");
+    char *quant =
+        g->bits ? cake_asprintf("\"quantization\":{\"group_size\":%u,\"bits\":%u%s%s%s},", g->group,
+                                g->bits, g->mode ? ",\"mode\":\"" : "", g->mode ? g->mode : "",
+                                g->mode ? "\"" : "")
+        : s.codecs
+            ? cake_asprintf("\"quantization\":{\"mode\":\"kquant\",\"per_tensor\":{%s}},", s.codecs)
+            : cake_strdup("");
+    char *experts = gen_expert_config(g);
+    char ff[64] = ""; /* mixtral calls the experts' width so */
+    if (strcmp(type, "mixtral") != 0) snprintf(ff, sizeof ff, "\"intermediate_size\":%u,", g->ff);
     char *config = cake_asprintf(
         "{\"model_type\":\"%s\",\"hidden_size\":%u,\"num_hidden_layers\":%u,\"num_attention_"
         "heads\":%u,"
-        "\"num_key_value_heads\":%u,\"head_dim\":%u,\"intermediate_size\":%u,\"vocab_size\":%u,"
-        "\"max_position_embeddings\":512,\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,%s%s"
+        "\"num_key_value_heads\":%u,\"head_dim\":%u,%s\"vocab_size\":%u,"
+        "\"max_position_embeddings\":512,\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,%s%s%s"
         "\"tie_word_embeddings\":%s}",
-        type, g->hidden, g->n_layers, g->heads, g->kv_heads, g->head_dim, g->ff, g->vocab, quant,
-        g->extra ? g->extra : "", g->untied ? "false" : "true");
+        type, g->hidden, g->n_layers, g->heads, g->kv_heads, g->head_dim, ff, g->vocab, quant,
+        experts, g->extra ? g->extra : "", g->untied ? "false" : "true");
     write_text(dir, "config.json", config);
     free(config);
+    free(experts);
     free(quant);
     free(s.codecs);
     free(s.map);

@@ -118,6 +118,78 @@ static void test_families(void **state) {
         }
 }
 
+/* Layers of experts: stacks or one by one give the same matrices, every tensor once, and a bundle
+ * of some layers is all those layers need. */
+static void check_experts(const gen_model *g) {
+    char *d = tmp_dir();
+    gen_write(g, d);
+    opened o = open_model(d);
+    const cake_layout *l = o.layout;
+    uint32_t first = 1; /* layer 0 is dense where step is 2 */
+    if (g->step == 2) {
+        assert_int_equal(cake_layout_module(l, first, CAKE_ROLE_GATE)->n, g->ff);
+        assert_null(cake_layout_module(l, first, CAKE_ROLE_ROUTER));
+        assert_null(cake_layout_expert(l, first++, CAKE_ROLE_EXPERT_UP, 0));
+    }
+    assert_null(cake_layout_module(l, first, CAKE_ROLE_GATE));
+    assert_int_equal(cake_layout_module(l, first, CAKE_ROLE_ROUTER)->n, g->experts);
+    const cake_module *mix = cake_layout_module(l, first, CAKE_ROLE_SHARED_MIX);
+    assert_true((mix != NULL) == (g->shared_ff > 0) && (!mix || mix->n == 1));
+    static const cake_role roles[] = {CAKE_ROLE_EXPERT_GATE, CAKE_ROLE_EXPERT_UP,
+                                      CAKE_ROLE_EXPERT_DOWN};
+    for (int i = 0; i < 3; i++)
+        for (uint32_t e = 0; e < g->experts; e++) {
+            const cake_module *m = cake_layout_expert(l, first, roles[i], e);
+            assert_int_equal(m->role, roles[i]);
+            assert_int_equal(m->n, i < 2 ? g->expert_ff : g->hidden);
+            assert_int_equal(m->k, i < 2 ? g->hidden : g->expert_ff);
+            assert_int_equal(m->n_experts, g->one_by_one ? 0 : g->experts);
+            char number[16];
+            snprintf(number, sizeof number, ".%u.", e);
+            assert_non_null(strstr(m->path, g->one_by_one ? number : "switch_mlp"));
+        }
+    cake_unit_range all = {0, g->n_layers + 2}, some = {first, first + 1};
+    if (!g->mode || g->bits) /* blocks leave their one-byte scales behind */
+        assert_int_equal(cake_layout_bytes(l, &all, 1), o.ck->n_bytes);
+    cake_bundle *bundle = bundle_of(&o, first, first + 1);
+    char *to = tmp_dir(), *copy = cake_path_join(to, "copy");
+    cake_error err = {0};
+    assert_ok(cake_bundle_write(bundle, copy, &err), &err);
+    cake_checkpoint *ck;
+    cake_layout *again;
+    assert_ok(cake_checkpoint_open(&ck, copy, &err), &err);
+    assert_ok(cake_layout_new(&again, &o.config, ck, &some, 1, &err), &err);
+    assert_int_equal(ck->n_bytes, cake_layout_bytes(l, &some, 1));
+    assert_int_equal(again->units[first].n_modules, l->units[first].n_modules);
+    cake_layout_free(again);
+    cake_checkpoint_close(ck);
+    cake_bundle_free(bundle);
+    close_model(&o);
+    free(copy);
+    tmp_remove(to);
+    tmp_remove(d);
+}
+
+static void test_experts(void **state) {
+    (void)state;
+    static const char *const types[] = {"qwen2_moe", "qwen3_moe", "mixtral"};
+    static const struct {
+        const char *mode;
+        uint32_t bits, group;
+    } stored[] = {{NULL, 0, 0}, {NULL, 4, 32}, {"mxfp4", 4, 32}, {"q8_0", 0, 0}};
+    for (int t = 0; t < 3; t++)
+        for (int m = 0; m < 4; m++)
+            for (int one = 0; one < 2; one++) {
+                gen_model g = GEN_SMALL;
+                g.type = types[t], g.n_layers = 2, g.experts = one && t ? 1 + m : 5;
+                if (g.experts < 2) g.experts = 2;
+                g.expert_ff = 96, g.shared_ff = t == 0 ? 64 : 0, g.one_by_one = one;
+                g.step = t == 1 ? 2 : 1;
+                g.mode = stored[m].mode, g.bits = stored[m].bits, g.group = stored[m].group;
+                check_experts(&g);
+            }
+}
+
 /* Blocks and fp modes: kinds, shapes, what travels and what contradicts. */
 static void test_blocks(void **state) {
     (void)state;
@@ -373,6 +445,46 @@ static void test_block_contradictions(void **state) {
     changed(f, ONE(QP ".scales", 0, 0, 0, 0), CAKE_ENOTFOUND, QP ".scales' is missing", "packed");
 }
 
+/* What is wrong with experts is said with their names. */
+#define MLP   "model.layers.0.mlp."
+#define STACK MLP "switch_mlp.gate_proj"
+static void test_wrong_experts(void **state) {
+    (void)state;
+    gen_model g = GEN_SMALL, q;
+    g.type = "qwen3_moe", g.bits = 0, g.experts = 4, g.expert_ff = 64;
+    q = g;
+    q.bits = 4;
+    changed(g, ONE(STACK ".weight", CAKE_DTYPE_BF16, 2, 256, 128), CAKE_EFORMAT,
+            "[256, 128], but config.json asks for [4, 64, 128]", STACK);
+    changed(g, ONE(STACK ".weight", 0, 0, 0, 0), CAKE_ENOTFOUND,
+            "'" MLP "experts.0.gate_proj.weight' is missing", "stack of all experts");
+    changed(g, ONE(MLP "experts.1.gate_proj.weight", CAKE_DTYPE_BF16, 2, 64, 128),
+            CAKE_EUNSUPPORTED, MLP "experts.1.gate_proj.weight", "not part of a qwen3_moe");
+    changed(g, ONE(MLP "gate.weight", 0, 0, 0, 0), CAKE_ENOTFOUND, "'" MLP "gate.weight'", NULL);
+    changed(g, ONE(MLP "gate.weight", CAKE_DTYPE_BF16, 2, 5, 128), CAKE_EFORMAT,
+            "[5, 128], but config.json asks for [4, 128]", MLP "gate");
+    changed(g, ONE(MLP "shared_expert_gate.weight", CAKE_DTYPE_BF16, 2, 1, 128), CAKE_EUNSUPPORTED,
+            "shared_expert_gate", NULL);
+    changed(q, ONE(STACK ".scales", CAKE_DTYPE_BF16, 2, 256, 4), CAKE_EFORMAT,
+            "[256, 4], but config.json asks for [4, 64, 4]", STACK ".scales");
+    changed(q, ONE(STACK ".biases", 0, 0, 0, 0), CAKE_ENOTFOUND, STACK ".biases' is missing", NULL);
+    g.one_by_one = true;
+    changed(g, ONE(MLP "experts.2.up_proj.weight", 0, 0, 0, 0), CAKE_ENOTFOUND,
+            "'" MLP "experts.2.up_proj.weight' is missing", NULL);
+    changed(g, ONE(MLP "experts.3.down_proj.weight", CAKE_DTYPE_BF16, 2, 64, 128), CAKE_EFORMAT,
+            "[64, 128], but config.json asks for [128, 64]", "experts.3.down_proj");
+    changed(g, ONE(MLP "experts.4.down_proj.weight", CAKE_DTYPE_BF16, 2, 128, 64),
+            CAKE_EUNSUPPORTED, "experts.4.down_proj.weight", NULL);
+    g.type = "qwen2_moe", g.shared_ff = 32;
+    changed(g, ONE(MLP "shared_expert.up_proj.weight", 0, 0, 0, 0), CAKE_ENOTFOUND,
+            "shared_expert.up_proj.weight' is missing", NULL);
+    changed(g, ONE(MLP "shared_expert_gate.weight", CAKE_DTYPE_BF16, 1, 128, 0), CAKE_EFORMAT,
+            "[128], but config.json asks for [1, 128]", NULL);
+    g.type = "mixtral", g.shared_ff = 0;
+    changed(g, ONE("model.layers.0.block_sparse_moe.experts.3.w2.weight", 0, 0, 0, 0),
+            CAKE_ENOTFOUND, "block_sparse_moe.experts.3.w2.weight' is missing", NULL);
+}
+
 /* Rows that do not divide into the groups: W*32 == K*bits and G*group == K cannot both hold. */
 static void test_group_divides(void **state) {
     (void)state;
@@ -549,6 +661,8 @@ static void test_ranges(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_families),
+        cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_wrong_experts),
         cmocka_unit_test(test_shipped),
         cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_contradictions),
