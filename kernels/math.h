@@ -58,6 +58,35 @@ static inline float cake_expf(float x) {
     return p * a * b;
 }
 
+/* 2^x for x <= 0, for weights of a softmax over scores in units of ln 2: three steps fewer than
+ * e^x. x = n + r exactly, then a minimax polynomial of degree 6 with its constant term pinned to 1.
+ */
+#define CAKE_EXP2_LO (-152.0f) /* 2^x rounds to 0 from here down */
+#define CAKE_EXP2_C1 0x1.62e430p-1f
+#define CAKE_EXP2_C2 0x1.ebfbdcp-3f
+#define CAKE_EXP2_C3 0x1.c6af7ap-5f
+#define CAKE_EXP2_C4 0x1.3b2dd2p-7f
+#define CAKE_EXP2_C5 0x1.5f0946p-10f
+#define CAKE_EXP2_C6 0x1.417a5cp-13f
+
+/* Error below 1.01 ulp, subnormal results included. x > 0 is not allowed. */
+static inline float cake_exp2_negf(float x) {
+    x = CAKE_EXP2_LO > x ? CAKE_EXP2_LO : x;
+    float t = x + CAKE_EXP_MAGIC;
+    float r = x - (t - CAKE_EXP_MAGIC);
+    float p = __builtin_fmaf(CAKE_EXP2_C6, r, CAKE_EXP2_C5);
+    p = __builtin_fmaf(p, r, CAKE_EXP2_C4);
+    p = __builtin_fmaf(p, r, CAKE_EXP2_C3);
+    p = __builtin_fmaf(p, r, CAKE_EXP2_C2);
+    p = __builtin_fmaf(p, r, CAKE_EXP2_C1);
+    p = __builtin_fmaf(p, r, 1.0f);
+    int32_t i = (int32_t)(cake_f32_bits(t) - cake_f32_bits(CAKE_EXP_MAGIC));
+    int32_t h = i >> 1; /* two factors, as above */
+    float a = cake_f32_from_bits((uint32_t)(h + 127) << 23);
+    float b = cake_f32_from_bits((uint32_t)(i - h + 127) << 23);
+    return p * a * b;
+}
+
 /* 1 / (1 + e^-x) and x / (1 + e^-x). */
 static inline float cake_sigmoidf(float x) {
     return 1.0f / (1.0f + cake_expf(-x));

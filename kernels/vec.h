@@ -64,7 +64,8 @@ typedef struct {
     float (*max)(const float *x, size_t n);
     void (*softmax)(float *x, size_t n);
     size_t (*argmax)(const float *x, size_t n);
-    void (*exp)(float *y, const float *x, size_t n); /* cake_expf on each element */
+    void (*exp)(float *y, const float *x, size_t n);      /* cake_expf on each element */
+    void (*exp2_neg)(float *y, const float *x, size_t n); /* cake_exp2_negf on each element */
     void (*f32_to_f16)(uint16_t *y, const float *x, size_t n);
     void (*f16_to_f32)(float *y, const uint16_t *x, size_t n);
     void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);

@@ -92,6 +92,10 @@ static void k_exp(float *y, const float *x, size_t n) {
     MAP(y, v_exp(IN(x)));
 }
 
+static void k_exp2_neg(float *y, const float *x, size_t n) {
+    MAP(y, v_exp2_neg(IN(x)));
+}
+
 static float k_max(const float *x, size_t n) {
     /* v_max(new, acc) keeps acc when new is a NaN. Four chains hide the latency; the value of a
      * maximum does not depend on the order. */
@@ -193,6 +197,6 @@ static void k_rope(float *x, uint32_t n_heads, uint32_t head_dim, uint32_t rot_d
         .rmsnorm = k_rmsnorm, .add = k_add, .axpy = k_axpy, .scale = k_scale, .swiglu = k_swiglu,  \
         .geglu = k_geglu, .sigmoid_mul = k_sigmoid_mul, .silu = k_silu, .dot = k_dot,              \
         .max = k_max, .softmax = k_softmax, .argmax = k_argmax, .exp = k_exp,                      \
-        .f32_to_f16 = k_f32_to_f16, .f16_to_f32 = k_f16_to_f32, .f32_to_bf16 = k_f32_to_bf16,      \
-        .bf16_to_f32 = k_bf16_to_f32, .rope = k_rope                                               \
+        .exp2_neg = k_exp2_neg, .f32_to_f16 = k_f32_to_f16, .f16_to_f32 = k_f16_to_f32,            \
+        .f32_to_bf16 = k_f32_to_bf16, .bf16_to_f32 = k_bf16_to_f32, .rope = k_rope                 \
     }

@@ -72,6 +72,14 @@ LANES_FN v16 v_load_h(const uint16_t *p) {
 LANES_FN void v_store_h(uint16_t *p, v16 a) {
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
+/* Sixteen small integers; storing rounds to nearest even and wants -128 <= a <= 127. */
+LANES_FN v16 v_load_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+LANES_FN void v_store_i8(int8_t *p, v16 a) {
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
 LANES_FN v16 v_add(v16 a, v16 b) {
     return _mm512_add_ps(a, b);
 }
@@ -86,6 +94,12 @@ LANES_FN v16 v_div(v16 a, v16 b) {
 }
 LANES_FN v16 v_fma(v16 a, v16 b, v16 c) {
     return _mm512_fmadd_ps(a, b, c);
+}
+/* *p * b + c with one instruction and no register for *p: compilers would rather share one register
+ * among neighbours, but those loads are what the loops of attention are short of slots for. */
+LANES_FN v16 v_fma_at(const float *p, v16 b, v16 c) {
+    __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*p));
+    return c;
 }
 LANES_FN v16 v_max(v16 a, v16 b) {
     return _mm512_max_ps(a, b);
@@ -108,6 +122,19 @@ LANES_FN v16 v_exp(v16 x) {
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
     return _mm512_scalef_ps(p, n); /* rounds once, as the two factors do */
+}
+/* 2^x lane by lane: cake_exp2_negf() */
+LANES_FN v16 v_exp2_neg(v16 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(CAKE_EXP2_LO), x);
+    __m512 magic = _mm512_set1_ps(CAKE_EXP_MAGIC);
+    __m512 n = _mm512_sub_ps(_mm512_add_ps(x, magic), magic), r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(CAKE_EXP2_C6), r, _mm512_set1_ps(CAKE_EXP2_C5));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(CAKE_EXP2_C4));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(CAKE_EXP2_C3));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(CAKE_EXP2_C2));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(CAKE_EXP2_C1));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
 }
 LANES_FN float v_sum(v16 a) {
     __m256 s = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -185,6 +212,19 @@ LANES_FN void v_store_h(uint16_t *p, v16 x) {
     _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128((__m128i *)(void *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
+LANES_FN v16 v_load_i8(const int8_t *p) {
+    __m128i t = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return V2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(t)),
+              _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(t, 8))));
+}
+LANES_FN __m128i i16_from_f32x8(__m256 x) {
+    __m256i i = _mm256_cvtps_epi32(x);
+    return _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+}
+LANES_FN void v_store_i8(int8_t *p, v16 x) {
+    _mm_storeu_si128((__m128i *)(void *)p,
+                     _mm_packs_epi16(i16_from_f32x8(x.a), i16_from_f32x8(x.b)));
+}
 #define V2_OP(name, op)                                                                            \
     LANES_FN v16 name(v16 x, v16 y) {                                                              \
         return V2(op(x.a, y.a), op(x.b, y.b));                                                     \
@@ -197,6 +237,15 @@ V2_OP(v_max, _mm256_max_ps)
 V2_OP(v_min, _mm256_min_ps)
 LANES_FN v16 v_fma(v16 x, v16 y, v16 z) {
     return V2(_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b));
+}
+/* p times 2^(t - magic), in two factors */
+LANES_FN __m256 scale_exp8(__m256 p, __m256 t) {
+    __m256i i = _mm256_sub_epi32(_mm256_castps_si256(t),
+                                 _mm256_castps_si256(_mm256_set1_ps(CAKE_EXP_MAGIC)));
+    __m256i h = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);
+    __m256i e1 = _mm256_slli_epi32(_mm256_add_epi32(h, bias), 23);
+    __m256i e2 = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, h), bias), 23);
+    return _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(e1)), _mm256_castsi256_ps(e2));
 }
 LANES_FN __m256 exp8(__m256 x) {
     x = _mm256_min_ps(_mm256_set1_ps(CAKE_EXP_HI), x);
@@ -211,15 +260,24 @@ LANES_FN __m256 exp8(__m256 x) {
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(CAKE_EXP_C3));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(CAKE_EXP_C2));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    __m256i i = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(magic));
-    __m256i h = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);
-    __m256i e1 = _mm256_slli_epi32(_mm256_add_epi32(h, bias), 23);
-    __m256i e2 = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, h), bias), 23);
-    return _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(e1)), _mm256_castsi256_ps(e2));
+    return scale_exp8(_mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f)), t);
 }
 LANES_FN v16 v_exp(v16 x) {
     return V2(exp8(x.a), exp8(x.b));
+}
+LANES_FN __m256 exp2_neg8(__m256 x) {
+    x = _mm256_max_ps(_mm256_set1_ps(CAKE_EXP2_LO), x);
+    __m256 magic = _mm256_set1_ps(CAKE_EXP_MAGIC), t = _mm256_add_ps(x, magic);
+    __m256 r = _mm256_sub_ps(x, _mm256_sub_ps(t, magic));
+    __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(CAKE_EXP2_C6), r, _mm256_set1_ps(CAKE_EXP2_C5));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(CAKE_EXP2_C4));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(CAKE_EXP2_C3));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(CAKE_EXP2_C2));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(CAKE_EXP2_C1));
+    return scale_exp8(_mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f)), t);
+}
+LANES_FN v16 v_exp2_neg(v16 x) {
+    return V2(exp2_neg8(x.a), exp2_neg8(x.b));
 }
 LANES_FN float v_sum(v16 x) {
     __m256 s = _mm256_add_ps(x.a, x.b);
@@ -308,6 +366,17 @@ LANES_FN void v_store_h(uint16_t *p, v16 x) {
     vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(x.a), x.b)));
     vst1q_u16(p + 8, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(x.c), x.d)));
 }
+LANES_FN v16 v_load_i8(const int8_t *p) {
+    int8x16_t t = vld1q_s8(p);
+    int16x8_t l = vmovl_s8(vget_low_s8(t)), h = vmovl_high_s8(t);
+    return V4(vcvtq_f32_s32(vmovl_s16(vget_low_s16(l))), vcvtq_f32_s32(vmovl_high_s16(l)),
+              vcvtq_f32_s32(vmovl_s16(vget_low_s16(h))), vcvtq_f32_s32(vmovl_high_s16(h)));
+}
+LANES_FN void v_store_i8(int8_t *p, v16 x) {
+    int16x8_t l = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.a)), vmovn_s32(vcvtnq_s32_f32(x.b)));
+    int16x8_t h = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.c)), vmovn_s32(vcvtnq_s32_f32(x.d)));
+    vst1q_s8(p, vcombine_s8(vmovn_s16(l), vmovn_s16(h)));
+}
 #define V4_OP(name, op)                                                                            \
     LANES_FN v16 name(v16 x, v16 y) {                                                              \
         return V4(op(x.a, y.a), op(x.b, y.b), op(x.c, y.c), op(x.d, y.d));                         \
@@ -329,6 +398,15 @@ LANES_FN v16 v_fma(v16 x, v16 y, v16 z) {
     return V4(vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b), vfmaq_f32(z.c, x.c, y.c),
               vfmaq_f32(z.d, x.d, y.d));
 }
+/* p times 2^(t - magic), in two factors */
+LANES_FN float32x4_t scale_exp4(float32x4_t p, float32x4_t t) {
+    int32x4_t i =
+        vsubq_s32(vreinterpretq_s32_f32(t), vreinterpretq_s32_f32(vdupq_n_f32(CAKE_EXP_MAGIC)));
+    int32x4_t h = vshrq_n_s32(i, 1), bias = vdupq_n_s32(127);
+    int32x4_t e1 = vshlq_n_s32(vaddq_s32(h, bias), 23);
+    int32x4_t e2 = vshlq_n_s32(vaddq_s32(vsubq_s32(i, h), bias), 23);
+    return vmulq_f32(vmulq_f32(p, vreinterpretq_f32_s32(e1)), vreinterpretq_f32_s32(e2));
+}
 LANES_FN float32x4_t exp4(float32x4_t x) {
     x = min4(vdupq_n_f32(CAKE_EXP_HI), x);
     x = max4(vdupq_n_f32(CAKE_EXP_LO), x);
@@ -342,15 +420,24 @@ LANES_FN float32x4_t exp4(float32x4_t x) {
     p = vfmaq_f32(vdupq_n_f32(CAKE_EXP_C3), p, r);
     p = vfmaq_f32(vdupq_n_f32(CAKE_EXP_C2), p, r);
     p = vfmaq_f32(vdupq_n_f32(1.0f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(1.0f), p, r);
-    int32x4_t i = vsubq_s32(vreinterpretq_s32_f32(t), vreinterpretq_s32_f32(magic));
-    int32x4_t h = vshrq_n_s32(i, 1), bias = vdupq_n_s32(127);
-    int32x4_t e1 = vshlq_n_s32(vaddq_s32(h, bias), 23);
-    int32x4_t e2 = vshlq_n_s32(vaddq_s32(vsubq_s32(i, h), bias), 23);
-    return vmulq_f32(vmulq_f32(p, vreinterpretq_f32_s32(e1)), vreinterpretq_f32_s32(e2));
+    return scale_exp4(vfmaq_f32(vdupq_n_f32(1.0f), p, r), t);
 }
 LANES_FN v16 v_exp(v16 x) {
     return V4(exp4(x.a), exp4(x.b), exp4(x.c), exp4(x.d));
+}
+LANES_FN float32x4_t exp2_neg4(float32x4_t x) {
+    x = max4(vdupq_n_f32(CAKE_EXP2_LO), x);
+    float32x4_t magic = vdupq_n_f32(CAKE_EXP_MAGIC), t = vaddq_f32(x, magic);
+    float32x4_t r = vsubq_f32(x, vsubq_f32(t, magic));
+    float32x4_t p = vfmaq_f32(vdupq_n_f32(CAKE_EXP2_C5), vdupq_n_f32(CAKE_EXP2_C6), r);
+    p = vfmaq_f32(vdupq_n_f32(CAKE_EXP2_C4), p, r);
+    p = vfmaq_f32(vdupq_n_f32(CAKE_EXP2_C3), p, r);
+    p = vfmaq_f32(vdupq_n_f32(CAKE_EXP2_C2), p, r);
+    p = vfmaq_f32(vdupq_n_f32(CAKE_EXP2_C1), p, r);
+    return scale_exp4(vfmaq_f32(vdupq_n_f32(1.0f), p, r), t);
+}
+LANES_FN v16 v_exp2_neg(v16 x) {
+    return V4(exp2_neg4(x.a), exp2_neg4(x.b), exp2_neg4(x.c), exp2_neg4(x.d));
 }
 LANES_FN float v_sum(v16 x) {
     float32x4_t s = vaddq_f32(vaddq_f32(x.a, x.c), vaddq_f32(x.b, x.d));
@@ -436,6 +523,12 @@ LANES_FN v16 v_load_h(const uint16_t *p) {
 LANES_FN void v_store_h(uint16_t *p, v16 a) {
     for (int i = 0; i < 16; i++) p[i] = f16_from_f32(a.f[i]);
 }
+LANES_FN v16 v_load_i8(const int8_t *p) {
+    EACH((float)p[i]);
+}
+LANES_FN void v_store_i8(int8_t *p, v16 a) { /* adding 1.5 * 2^23 rounds to an integer */
+    for (int i = 0; i < 16; i++) p[i] = (int8_t)(a.f[i] + 0x1.8p23f - 0x1.8p23f);
+}
 LANES_FN v16 v_add(v16 a, v16 b) {
     EACH(a.f[i] + b.f[i]);
 }
@@ -459,6 +552,9 @@ LANES_FN v16 v_fma(v16 a, v16 b, v16 c) {
 }
 LANES_FN v16 v_exp(v16 a) {
     EACH(cake_expf(a.f[i]));
+}
+LANES_FN v16 v_exp2_neg(v16 a) {
+    EACH(cake_exp2_negf(a.f[i]));
 }
 LANES_FN float v_sum(v16 a) {
     for (int w = 8; w; w /= 2)
@@ -491,6 +587,12 @@ LANES_FN v16 v_load_bf16(const uint16_t *p) {
     EACH(cake_f32_from_bits((uint32_t)p[i] << 16));
 }
 
+#endif
+
+#if !defined(CAKE_LANES_AVX512)
+LANES_FN v16 v_fma_at(const float *p, v16 b, v16 c) {
+    return v_fma(v_set1(*p), b, c);
+}
 #endif
 
 #endif

@@ -209,11 +209,11 @@ typedef struct {
 static void attn_work(void *arg, int thread, int n) {
     attn_job *j = arg;
     size_t ld = (size_t)j->s.n_heads * j->s.head_dim;
+    uint32_t heads = j->s.n_kv_heads, begin = heads * (uint32_t)thread / (uint32_t)n;
+    uint32_t end = heads * (uint32_t)(thread + 1) / (uint32_t)n;
     for (uint32_t layer = 0; layer < j->n_layers; layer++)
-        for (uint32_t h = 0; h < j->s.n_kv_heads; h++)
-            if ((layer * j->s.n_kv_heads + h) % (uint32_t)n == (uint32_t)thread)
-                j->kern->rows(&j->s, j->blocks + (size_t)layer * j->n_blocks, j->pos0, j->n_rows, h,
-                              j->q, ld, j->out, ld, j->scratch[thread]);
+        j->kern->rows(&j->s, j->blocks + (size_t)layer * j->n_blocks, j->pos0, j->n_rows, begin,
+                      end, j->q, ld, j->out, ld, j->scratch[thread]);
 }
 
 static void line(const char *bench, const char *shape, cake_isa isa, int threads, double value,
@@ -260,7 +260,7 @@ static void bench_attn(cake_isa isa, int threads, char *kv, size_t kv_bytes) {
         line("attn_decode", shape, isa, threads, bytes / best_time(attn_work, &j, threads) * 1e-9,
              "GB/s", by_fma < gbs ? by_fma : gbs, 0.85);
         j.pos0 = CONTEXT - CHUNK, j.n_rows = CHUNK;
-        j.n_layers = j.s.n_kv_heads * 2u < (unsigned)threads ? (unsigned)threads : 1;
+        j.n_layers = 1;
         double keys = (double)CHUNK * (CONTEXT - CHUNK) + CHUNK * (CHUNK + 1) / 2.0;
         double flop = 4 * keys * (double)ld * j.n_layers;
         line("attn_prefill", shape, isa, threads, flop / best_time(attn_work, &j, threads) * 1e-9,

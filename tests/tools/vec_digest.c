@@ -131,6 +131,7 @@ int main(int argc, char **argv) {
         {.n_heads = 7, .n_kv_heads = 1, .head_dim = 64, .scale = 0.125f},
         {.n_heads = 2, .n_kv_heads = 2, .head_dim = 80, .scale = 0.11f, .window = 70},
         {.n_heads = 16, .n_kv_heads = 2, .head_dim = 128, .scale = 0.088f, .window = 9},
+        {.n_heads = 6, .n_kv_heads = 2, .head_dim = 72, .scale = 0.12f, .kv = CAKE_KV_Q8},
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         const cake_attn_spec *s = &specs[i];
@@ -151,12 +152,10 @@ int main(int argc, char **argv) {
         }
         void *scratch = malloc(cake_attn_scratch_bytes(s, POS));
         float *parts = malloc(cake_attn_partial_bytes(s, POS - 1, 1));
-        for (uint32_t hd = 0; hd < s->n_kv_heads; hd++) {
-            const float *last = q + (POS - 1) * ld;
-            a->partial(s, blocks, POS - 1, 1, hd, 0, 4, last, ld, parts, scratch);
-            a->combine(s, POS - 1, 1, hd, parts, y, ld);
-            a->rows(s, blocks, 0, POS, hd, q, ld, q, ld, scratch);
-        }
+        const float *last = q + (POS - 1) * ld;
+        a->partial(s, blocks, POS - 1, 1, 0, s->n_kv_heads, 0, 4, last, ld, parts, scratch);
+        a->combine(s, POS - 1, 1, 0, s->n_kv_heads, parts, y, ld);
+        a->rows(s, blocks, 0, POS, 0, s->n_kv_heads, q, ld, q, ld, scratch);
         eat(y, ld * sizeof *y);
         eat(q, POS * ld * sizeof *q);
         for (int b = 0; b < 3; b++) eat(own[b], block);

@@ -69,9 +69,11 @@ static void run_rows(const seq *t, const cake_attn_kern *kern, uint32_t from, ui
     void *scratch = malloc(cake_attn_scratch_bytes(&t->s, g));
     for (uint32_t p = from; p < to; p += g) {
         uint32_t n = to - p < g ? to - p : g;
-        for (uint32_t h = 0; h < t->s.n_kv_heads; h++)
-            kern->rows(&t->s, (const void *const *)t->blocks, p, n, h, t->q + p * t->ldq, t->ldq,
-                       out + p * t->ldq, t->ldq, scratch);
+        /* one head at a time or all: by the position, so that both happen */
+        uint32_t step = p % 2 ? 1 : t->s.n_kv_heads;
+        for (uint32_t h = 0; h < t->s.n_kv_heads; h += step)
+            kern->rows(&t->s, (const void *const *)t->blocks, p, n, h, h + step, t->q + p * t->ldq,
+                       t->ldq, out + p * t->ldq, t->ldq, scratch);
     }
     free(scratch);
 }
@@ -81,13 +83,30 @@ static void fill_nan(float *x, size_t n) {
 }
 
 /* A key or value as the cache keeps it. */
-static void stored(const seq *t, uint16_t *half, float *y, const float *x) {
-    if (t->s.kv_f32) {
-        memcpy(y, x, t->s.head_dim * sizeof *y);
+static void stored(const seq *t, float *y, const float *x) {
+    size_t d = t->s.head_dim;
+    uint16_t half[CAKE_ATTN_MAX_DIM];
+    switch (t->s.kv) {
+    case CAKE_KV_F32: memcpy(y, x, d * sizeof *y); return;
+    case CAKE_KV_F16:
+        cake_f32_to_f16(half, x, d);
+        cake_f16_to_f32(y, half, d);
+        return;
+    case CAKE_KV_Q8:
+        for (size_t c = 0; c < d; c += 32) {
+            float max = 0, scale;
+            size_t end = d - c < 32 ? d : c + 32;
+            for (size_t i = c; i < end; i++) max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+            max /= 127;
+            cake_f32_to_f16(half, &max, 1);
+            cake_f16_to_f32(&scale, half, 1);
+            for (size_t i = c; i < end; i++) {
+                float q = scale == 0 ? 0 : rintf(x[i] / scale); /* to even */
+                y[i] = fminf(fmaxf(q, -127), 127) * scale;
+            }
+        }
         return;
     }
-    cake_f32_to_f16(half, x, t->s.head_dim);
-    cake_f16_to_f32(y, half, t->s.head_dim);
 }
 
 /* Row p against double arithmetic on the stored values. */
@@ -95,13 +114,12 @@ static void check_reference(const seq *t, uint32_t p, const float *out) {
     size_t d = t->s.head_dim, kd = t->s.n_kv_heads * d, group = t->s.n_heads / t->s.n_kv_heads;
     double *w = malloc((p + 1) * sizeof *w);
     float *kh = malloc(d * sizeof *kh);
-    uint16_t *half = malloc(d * sizeof *half);
     for (uint32_t h = 0; h < t->s.n_heads; h++) {
         const float *q = t->q + p * t->ldq + h * d;
         uint32_t lo = t->s.window && p >= t->s.window ? p - t->s.window + 1 : 0;
         double max = -INFINITY, sum = 0, mag = 0;
         for (uint32_t j = lo; j <= p; j++) {
-            stored(t, half, kh, t->k + j * kd + h / group * d);
+            stored(t, kh, t->k + j * kd + h / group * d);
             double s = 0, a = 0;
             for (size_t i = 0; i < d; i++)
                 s += (double)q[i] * kh[i] * (double)t->s.scale,
@@ -113,7 +131,7 @@ static void check_reference(const seq *t, uint32_t p, const float *out) {
         for (uint32_t j = lo; j <= p; j++) sum += w[j] = exp(w[j] - max);
         double *o = calloc(d, sizeof *o), *oa = calloc(d, sizeof *oa);
         for (uint32_t j = lo; j <= p; j++) {
-            stored(t, half, kh, t->v + j * kd + h / group * d);
+            stored(t, kh, t->v + j * kd + h / group * d);
             for (size_t i = 0; i < d; i++)
                 o[i] += w[j] / sum * kh[i], oa[i] += w[j] / sum * fabs((double)kh[i]);
         }
@@ -132,7 +150,7 @@ static void check_reference(const seq *t, uint32_t p, const float *out) {
         }
         free(o), free(oa);
     }
-    free(w), free(kh), free(half);
+    free(w), free(kh);
 }
 
 static const cake_attn_spec shapes[] = {
@@ -144,9 +162,18 @@ static const cake_attn_spec shapes[] = {
     {.n_heads = 2, .n_kv_heads = 1, .head_dim = 256, .scale = 0.0625f, .window = 64},
     {.n_heads = 2, .n_kv_heads = 2, .head_dim = 96, .scale = 0.1020621f, .window = 1},
     {.n_heads = 4, .n_kv_heads = 2, .head_dim = 24, .scale = 0.2f, .window = 7},
-    {.n_heads = 4, .n_kv_heads = 2, .head_dim = 40, .scale = 0.2f, .kv_f32 = true},
-    {.n_heads = 19, .n_kv_heads = 1, .head_dim = 64, .scale = 0.125f, .window = 90, .kv_f32 = true},
+    {.n_heads = 4, .n_kv_heads = 2, .head_dim = 40, .scale = 0.2f, .kv = CAKE_KV_F32},
+    {.n_heads = 19,
+     .n_kv_heads = 1,
+     .head_dim = 64,
+     .scale = 0.125f,
+     .window = 90,
+     .kv = CAKE_KV_F32},
     {.n_heads = 100, .n_kv_heads = 1, .head_dim = 8, .scale = 0.3f, .window = 65},
+    {.n_heads = 4, .n_kv_heads = 2, .head_dim = 72, .scale = 0.12f, .kv = CAKE_KV_Q8},
+    {.n_heads = 7, .n_kv_heads = 1, .head_dim = 64, .scale = 0.125f, .kv = CAKE_KV_Q8},
+    {.n_heads = 16, .n_kv_heads = 2, .head_dim = 8, .scale = 0.3f, .window = 70, .kv = CAKE_KV_Q8},
+    {.n_heads = 3, .n_kv_heads = 3, .head_dim = 256, .scale = 0.0625f, .kv = CAKE_KV_Q8},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -240,15 +267,16 @@ static void partial_combine(void **state) {
                 size_t bytes = cake_attn_partial_bytes(&t->s, pos, nr);
                 float *parts = malloc(bytes);
                 fill_nan(parts, bytes / sizeof *parts);
-                for (uint32_t h = 0; h < t->s.n_kv_heads; h++) {
+                uint32_t heads = t->s.n_kv_heads, step = r % 2 ? heads : 1;
+                for (uint32_t h = 0; h < heads; h += step) {
                     uint32_t nb = t->n_blocks; /* pairs of blocks, last first */
                     for (uint32_t b1 = nb; b1; b1 = b1 > 2 ? b1 - 2 : 0) {
                         uint32_t b0 = b1 > 2 ? b1 - 2 : 0;
-                        kern->partial(&t->s, (const void *const *)t->blocks, pos, nr, h, b0, b1,
-                                      t->q + pos * t->ldq, t->ldq, parts, scratch);
+                        kern->partial(&t->s, (const void *const *)t->blocks, pos, nr, h, h + step,
+                                      b0, b1, t->q + pos * t->ldq, t->ldq, parts, scratch);
                     }
-                    kern->combine(&t->s, pos, nr, h, parts, got + pos * t->ldq, t->ldq);
                 }
+                kern->combine(&t->s, pos, nr, 0, heads, parts, got + pos * t->ldq, t->ldq);
                 assert_memory_equal(got, want, n * t->ldq * sizeof *got);
                 free(scratch), free(parts);
             }
@@ -299,12 +327,53 @@ static void masked_and_in_place(void **state) {
     }
 }
 
+/* The error q8 promises, its size, and what it makes of zeros, tiny and huge values, NaN and
+ * infinity. Values are read back as the attention of one position: its own value. */
+static void q8_error(void **state) {
+    (void)state;
+    enum { D = 48 };
+    cake_attn_spec s = {.n_heads = 1, .n_kv_heads = 1, .head_dim = D, .scale = 1, .kv = CAKE_KV_Q8};
+    cake_attn_spec half = s;
+    half.kv = CAKE_KV_F16, half.head_dim = 128;
+    cake_attn_spec wide = half;
+    wide.kv = CAKE_KV_Q8;
+    assert_true(cake_kv_block_bytes(&wide) * 100 <= cake_kv_block_bytes(&half) * 54);
+    void *block = malloc(cake_kv_block_bytes(&s)),
+         *scratch = malloc(cake_attn_scratch_bytes(&s, 1));
+    const void *blocks[] = {block};
+    float k[D] = {0}, q[D] = {0}, v[D], out[D];
+    for (int isa = 0; isa < CAKE_ISA_COUNT; isa++) {
+        if (!cake_cpu_has((cake_isa)isa)) continue;
+        const cake_attn_kern *kern = cake_attn_for((cake_isa)isa);
+        for (int e = -60; e < 30; e++)
+            for (int round = 0; round < 4; round++) {
+                for (size_t i = 0; i < D; i++) v[i] = ldexpf(rnd(), e);
+                kern->kv_store(&s, block, 0, k, v);
+                kern->rows(&s, blocks, 0, 1, 0, 1, q, D, out, D, scratch);
+                for (size_t i = 0; i < D; i++) {
+                    float max = 0;
+                    for (size_t c = i / 32 * 32; c < D && c < i / 32 * 32 + 32; c++)
+                        max = fabsf(v[c]) > max ? fabsf(v[c]) : max;
+                    if (max > 127 * 65504.0f) continue;
+                    float bound = fmaxf(max / 253, 0x1p-17f);
+                    assert_true(fabsf(out[i] - v[i]) <= bound);
+                }
+            }
+        memset(v, 0, sizeof v);
+        v[3] = NAN, v[40] = INFINITY, v[41] = -1e30f;
+        kern->kv_store(&s, block, 0, k, v);
+        kern->rows(&s, blocks, 0, 1, 0, 1, q, D, out, D, scratch);
+        for (size_t i = 0; i < 32; i++) assert_true(isnan(out[i]));
+        assert_true(out[40] == 127 * 65504.0f && out[41] == -127 * 65504.0f && out[42] == 0);
+    }
+    free(block), free(scratch);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reference),
-        cmocka_unit_test(same_bits),
-        cmocka_unit_test(partial_combine),
-        cmocka_unit_test(masked_and_in_place),
+        cmocka_unit_test(reference),       cmocka_unit_test(same_bits),
+        cmocka_unit_test(partial_combine), cmocka_unit_test(masked_and_in_place),
+        cmocka_unit_test(q8_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -265,6 +265,43 @@ static void exponential(void **state) {
     assert_true(cake_expf(-104.0f) == 0.0f && cake_expf(-103.0f) == 0x1p-149f);
 }
 
+/* The same for powers of two of what is not positive, and NaN. */
+static void exponential2(void **state) {
+    (void)state;
+    enum { N = 1 << 12 };
+    static float x[N], y[N], want[N];
+    double worst = 0;
+    uint32_t u = 0x80000000u;
+    for (int more = 1; more;) {
+        for (size_t i = 0; i < N; i++) {
+            x[i] = cake_f32_from_bits(u);
+            if (u > 0xffffffffu - 6101) more = 0;
+            u += more ? 6101 : 0;
+            want[i] = cake_exp2_negf(x[i]);
+            if (isnan(x[i])) {
+                assert_true(isnan(want[i]));
+                continue;
+            }
+            double e = exp2((double)x[i]), err = fabs(want[i] - e) / ulp_of(e);
+            worst = err > worst ? err : worst;
+        }
+        for (int isa = 0; isa < CAKE_ISA_COUNT; isa++) {
+            if (!cake_cpu_has((cake_isa)isa)) continue;
+            cake_vec_for((cake_isa)isa)->exp2_neg(y, x, N);
+            for (size_t i = 0; i < N; i++)
+                if (!isnan(x[i]))
+                    assert_memory_equal(&y[i], &want[i], 4);
+                else
+                    assert_true(isnan(y[i]));
+        }
+    }
+    print_message("exp2: worst error %.3f ulp\n", worst);
+    assert_true(worst < 1.01);
+    assert_true(cake_exp2_negf(0.0f) == 1.0f && cake_exp2_negf(-0.0f) == 1.0f);
+    assert_true(cake_exp2_negf(-INFINITY) == 0.0f && cake_exp2_negf(-7.0f) == 0x1p-7f);
+    assert_true(cake_exp2_negf(-150.0f) == 0.0f && cake_exp2_negf(-149.0f) == 0x1p-149f);
+}
+
 static void argmax_and_max(void **state) {
     (void)state;
     for (int isa = 0; isa < CAKE_ISA_COUNT; isa++) {
@@ -404,10 +441,10 @@ static void conversions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits),      cmocka_unit_test(accuracy),
-        cmocka_unit_test(order_of_sums),  cmocka_unit_test(exponential),
-        cmocka_unit_test(argmax_and_max), cmocka_unit_test(halves),
-        cmocka_unit_test(conversions),
+        cmocka_unit_test(same_bits),     cmocka_unit_test(accuracy),
+        cmocka_unit_test(order_of_sums), cmocka_unit_test(exponential),
+        cmocka_unit_test(exponential2),  cmocka_unit_test(argmax_and_max),
+        cmocka_unit_test(halves),        cmocka_unit_test(conversions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

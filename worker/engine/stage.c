@@ -56,19 +56,22 @@ struct cake_stage {
     size_t n_blocks_room;
     uint64_t *seen; /* [n_seqs] number of the last batch that had the sequence */
     uint64_t batch;
-    float *partials; /* attention of one long row, one part per kv head */
-    size_t partial_floats;
+    float *partials; /* attention of one long row */
 };
 
 /* ---- sizes ---- */
 
-static cake_attn_spec attn_spec(const cake_model_config *c, bool f32_mode) {
+static cake_attn_spec attn_spec(const cake_model_config *c, cake_kv_type kv) {
     /* head_dim^-0.5: the root and the division are exact IEEE operations in f32. */
     return (cake_attn_spec){.n_heads = c->n_heads,
                             .n_kv_heads = c->n_kv_heads,
                             .head_dim = c->head_dim,
                             .scale = 1.0f / __builtin_sqrtf((float)c->head_dim),
-                            .kv_f32 = f32_mode};
+                            .kv = kv};
+}
+
+static cake_kv_type kv_type(const cake_stage_options *o) {
+    return o->f32_mode ? CAKE_KV_F32 : o->kv;
 }
 
 static uint32_t max_u32(uint32_t a, uint32_t b) {
@@ -100,7 +103,7 @@ static size_t scratch_layout(cake_scratch *s, const cake_model_config *c, uint32
     PLACE(cos, float, r * s->half_dim);
     PLACE(sin, float, r * s->half_dim);
     PLACE(act, uint8_t, cake_act_bytes(max_u32(max_u32(c->hidden, s->q_width), c->ff), rows));
-    cake_attn_spec a = attn_spec(c, false); /* scratch is the same for both */
+    cake_attn_spec a = attn_spec(c, CAKE_KV_F16); /* scratch is the same for all */
     s->matmul_bytes = cake_round_up(cake_matmul_scratch_bytes(), 64);
     s->attn_bytes = cake_round_up(cake_attn_scratch_bytes(&a, ATTN_ROWS), 64);
     PLACE(matmul, uint8_t, s->matmul_bytes * n_threads);
@@ -136,7 +139,7 @@ void cake_scratch_free(cake_scratch *s) {
 static cake_kv_options kv_options(const cake_stage_options *o) {
     uint32_t head = o->config->n_layers + 1; /* unit of the head */
     uint32_t begin = max_u32(o->unit_begin, 1), end = o->unit_end < head ? o->unit_end : head;
-    cake_attn_spec a = attn_spec(o->config, o->f32_mode);
+    cake_attn_spec a = attn_spec(o->config, kv_type(o));
     return (cake_kv_options){.n_layers = end > begin ? end - begin : 0,
                              .block_bytes = cake_kv_block_bytes(&a),
                              .n_blocks = o->kv_blocks,
@@ -202,7 +205,7 @@ cake_status cake_stage_new(cake_stage **out, const cake_stage_options *o,
     s->o.layout = NULL; /* only borrowed until we return */
     s->pool = pool;
     s->s = scratch;
-    s->attn = attn_spec(c, o->f32_mode);
+    s->attn = attn_spec(c, kv_type(o));
     s->first = o->unit_begin == 0;
     s->last = o->unit_end == n_units;
     cake_status st = CAKE_OK;
@@ -224,8 +227,7 @@ cake_status cake_stage_new(cake_stage **out, const cake_stage_options *o,
     s->n_blocks_room = (size_t)n_runs * per_seq;
     s->blocks = cake_calloc(s->n_blocks_room, sizeof *s->blocks);
     s->seen = cake_calloc(o->n_seqs, sizeof *s->seen);
-    s->partial_floats = cake_attn_partial_bytes(&s->attn, o->context - 1, 1) / sizeof(float) + 16;
-    s->partials = cake_calloc(s->partial_floats * c->n_kv_heads, sizeof *s->partials);
+    s->partials = cake_calloc(1, cake_attn_partial_bytes(&s->attn, o->context - 1, 1));
     *out = s;
     return CAKE_OK;
 }
@@ -481,27 +483,38 @@ static void rotate_and_store(pass *p, uint32_t row) {
                   k, v);
 }
 
-/* Task = (run, up to ATTN_ROWS of its rows, kv head). */
+/* Task = (run, up to ATTN_ROWS of its rows, range of kv heads). */
+typedef struct {
+    const cake_stage *stage;
+    uint32_t n_ranges;
+} attention_job;
+
+static uint32_t n_parts(const run *r) {
+    return (r->end - r->begin + ATTN_ROWS - 1) / ATTN_ROWS;
+}
+
+static uint32_t slice_begin(uint32_t n, uint32_t slice, uint32_t n_slices) {
+    return (uint32_t)((uint64_t)n * slice / n_slices);
+}
+
 static void attention_task(void *arg, size_t task, unsigned thread) {
-    const pass *p = arg;
-    const cake_stage *st = p->stage;
+    const attention_job *j = arg;
+    const cake_stage *st = j->stage;
     const cake_scratch *s = st->s;
-    uint32_t kv_head = (uint32_t)(task % st->attn.n_kv_heads);
-    size_t part = task / st->attn.n_kv_heads;
+    uint32_t range = (uint32_t)(task % j->n_ranges), heads = st->attn.n_kv_heads;
+    size_t part = task / j->n_ranges;
     const run *r = st->runs;
-    for (;; r++) {
-        uint32_t parts = (r->end - r->begin + ATTN_ROWS - 1) / ATTN_ROWS;
-        if (part < parts) break;
-        part -= parts;
-    }
+    for (; part >= n_parts(r); r++) part -= n_parts(r);
     uint32_t begin = r->begin + (uint32_t)part * ATTN_ROWS, end = begin + ATTN_ROWS;
     if (end > r->end) end = r->end;
     float *q = s->q + (size_t)begin * s->q_width;
-    cake_attn_rows(&st->attn, r->blocks, r->pos0 + (begin - r->begin), end - begin, kv_head, q,
-                   s->q_width, q, s->q_width, s->attn + thread * s->attn_bytes);
+    cake_attn_rows(&st->attn, r->blocks, r->pos0 + (begin - r->begin), end - begin,
+                   slice_begin(heads, range, j->n_ranges),
+                   slice_begin(heads, range + 1, j->n_ranges), q, s->q_width, q, s->q_width,
+                   s->attn + thread * s->attn_bytes);
 }
 
-/* A lone row with a long history: threads share its keys. Task = (kv head, slice of blocks). */
+/* A lone row with a long history: threads share its keys. Task = slice of blocks. */
 typedef struct {
     const cake_stage *stage;
     uint32_t n_blocks, n_slices;
@@ -510,35 +523,38 @@ static void split_task(void *arg, size_t task, unsigned thread) {
     const split_job *j = arg;
     const cake_stage *st = j->stage;
     const cake_scratch *s = st->s;
-    uint32_t head = (uint32_t)(task / j->n_slices), slice = (uint32_t)(task % j->n_slices);
-    uint32_t begin = (uint32_t)((uint64_t)j->n_blocks * slice / j->n_slices);
-    uint32_t end = (uint32_t)((uint64_t)j->n_blocks * (slice + 1) / j->n_slices);
-    cake_attn_partial(&st->attn, st->runs[0].blocks, st->runs[0].pos0, 1, head, begin, end, s->q,
-                      s->q_width, st->partials + head * st->partial_floats,
-                      s->attn + thread * s->attn_bytes);
+    uint32_t slice = (uint32_t)task;
+    cake_attn_partial(&st->attn, st->runs[0].blocks, st->runs[0].pos0, 1, 0, st->attn.n_kv_heads,
+                      slice_begin(j->n_blocks, slice, j->n_slices),
+                      slice_begin(j->n_blocks, slice + 1, j->n_slices), s->q, s->q_width,
+                      st->partials, s->attn + thread * s->attn_bytes);
 }
 
 static void attention(pass *p) {
     cake_stage *st = p->stage;
     unsigned threads = cake_pool_threads(st->pool);
-    uint32_t n_blocks = st->runs[0].pos0 / CAKE_KV_BLOCK + 1;
-    if (p->n_rows == 1 && threads > st->attn.n_kv_heads && n_blocks >= SPLIT_BLOCKS) {
-        split_job j = {st, n_blocks, threads < n_blocks ? threads : n_blocks};
-        cake_pool_run(st->pool, (size_t)st->attn.n_kv_heads * j.n_slices, split_task, &j);
-        for (uint32_t h = 0; h < st->attn.n_kv_heads; h++)
-            cake_attn_combine(&st->attn, st->runs[0].pos0, 1, h,
-                              st->partials + h * st->partial_floats, st->s->q, st->s->q_width);
+    uint32_t n_blocks = st->runs[0].pos0 / CAKE_KV_BLOCK + 1, heads = st->attn.n_kv_heads;
+    if (p->n_rows == 1 && threads > heads && n_blocks >= SPLIT_BLOCKS) {
+        split_job j = {st, n_blocks, 2 * threads < n_blocks ? 2 * threads : n_blocks};
+        cake_pool_run(st->pool, j.n_slices, split_task, &j);
+        cake_attn_combine(&st->attn, st->runs[0].pos0, 1, 0, heads, st->partials, st->s->q,
+                          st->s->q_width);
         return;
     }
-    size_t tasks = 0;
+    size_t parts = 0;
     uint64_t macs = 0;
+    bool prefill = false;
     for (uint32_t i = 0; i < st->n_runs; i++) {
         uint32_t n = st->runs[i].end - st->runs[i].begin;
-        tasks += (n + ATTN_ROWS - 1) / ATTN_ROWS;
+        parts += n_parts(&st->runs[i]);
         macs += 2ull * n * (st->runs[i].pos0 + n) * st->s->q_width;
+        prefill |= n > 8;
     }
-    cake_pool_run(macs < INLINE_MACS ? NULL : st->pool, tasks * st->attn.n_kv_heads, attention_task,
-                  p);
+    /* Prefill is arithmetic: any split will do. Decode reads memory: no more pieces than keep all
+     * threads at work. */
+    size_t want = prefill ? heads : (2 * threads + parts - 1) / parts;
+    attention_job j = {st, want < heads ? (uint32_t)want : heads};
+    cake_pool_run(macs < INLINE_MACS ? NULL : st->pool, parts * j.n_ranges, attention_task, &j);
 }
 
 static void quantize_row(pass *p, uint32_t row) {

@@ -18,6 +18,7 @@
 #include "common/model/layout.h"
 #include "common/pool.h"
 #include "common/status.h"
+#include "kernels/attn.h"
 #include "proto/wire.h"
 #include "worker/engine/stats.h"
 
@@ -42,6 +43,7 @@ typedef struct {
     uint32_t context;                /* longest sequence in positions */
     uint32_t kv_blocks;              /* blocks of 64 positions shared by the sequences */
     uint32_t max_rows;               /* rows of the largest batch */
+    cake_kv_type kv;                 /* form of the KV cache */
     bool f32_mode;                   /* accurate mode: no int8 activations, f32 KV cache */
     bool collect;                    /* keep statistics of what goes into the matrices */
 } cake_stage_options;
