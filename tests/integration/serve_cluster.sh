@@ -39,10 +39,13 @@ print(end, json.dumps(text))
 EOF
 WANT=$(ask -N -d "$LONG" $U/v1/completions | whole)
 check "a long answer" grep -q '^done "..' <<<"$WANT"
-# under_way NAME: keep asking, one answer a line in $IT/NAME, until $IT/NAME.enough is there
+# under_way NAME: three keep asking, one answer a line in $IT/NAME.*, until $IT/NAME.enough is there
 under_way() {
-    while [[ ! -e $IT/$1.enough ]]; do ask -N -d "$LONG" $U/v1/completions | whole >>"$IT/$1"; done &
-    asker=$!
+    askers=()
+    for k in 1 2 3; do
+        while [[ ! -e $IT/$1.enough ]]; do ask -N -d "$LONG" $U/v1/completions | whole >>"$IT/$1.$k"; done &
+        askers+=($!)
+    done
     sleep 0.5
 }
 metric() { ask $U/metrics | awk -v m="$1" '$1 == m {print $2}'; }
@@ -59,17 +62,19 @@ check "/health is false soon after a worker is lost" wait_until 15 is_health 503
 : >"$IT/back.enough"
 worker 3 w3 --threads 1
 check "it comes back by itself" wait_until 60 is_health 200
-wait $asker
-check "the answers under way went on: all are whole and the same" fails grep -qvxF -- "$WANT" "$IT/back"
+wait "${askers[@]}"
+# who asks while it is down is told so at once
+check "the answers under way went on: all are whole and the same" \
+    fails grep -qvxF -e "$WANT" -e 'error unavailable ""' -- "$IT"/back.[123]
 check "one of them was computed again" test "$(metric cake_replays_total)" -ge 1
 same "the same text again" "$TEXT" "$(text)"
 # the same, and it does not come back
 under_way gone
 check "again" kill_under_way
 : >"$IT/gone.enough"
-wait $asker
-check "answers end with an error when nobody can go on with them" grep -q '^error unavailable' "$IT/gone"
-check "or were whole" fails grep -qvE '^error unavailable|^done ' "$IT/gone"
+wait "${askers[@]}"
+check "answers end with an error when nobody can go on with them" grep -q '^error unavailable "[^"]' "$IT"/gone.[123]
+check "or were whole" fails grep -qvE '^error unavailable|^done ' "$IT"/gone.[123]
 worker 3 w3 --threads 1
 check "it serves again when the worker is back" wait_until 60 is_health 200
 same "the same text once more" "$TEXT" "$(text)"
