@@ -30,7 +30,7 @@ typedef struct {
     uint16_t head;
 } cake_packing_info;
 
-static inline cake_packing_info cake_packing_get(cake_packing p) {
+static inline __attribute__((always_inline)) cake_packing_info cake_packing_get(cake_packing p) {
     switch (p) {
     case CAKE_PK_Q4_0: return (cake_packing_info){4, 8, 2, 64};
     case CAKE_PK_Q5_0: return (cake_packing_info){5, 16, 2, 64};
@@ -45,6 +45,25 @@ static inline cake_packing_info cake_packing_get(cake_packing p) {
     case CAKE_PK_Q5_K: return (cake_packing_info){5, 0, 8, 256};
     default: return (cake_packing_info){6, 32, 8, 320};
     }
+}
+
+/* What the formats have in common, as constants after inlining. */
+static inline __attribute__((always_inline)) bool cake_pk_super(cake_packing p) {
+    return p >= CAKE_PK_Q2_K;
+}
+static inline __attribute__((always_inline)) bool cake_pk_mins(cake_packing p) {
+    return p == CAKE_PK_Q2_K || p == CAKE_PK_Q4_K || p == CAKE_PK_Q5_K;
+}
+/* One scale for all 32 columns? */
+static inline __attribute__((always_inline)) bool cake_pk_whole(cake_packing p) {
+    return p < CAKE_PK_NVFP4 || p == CAKE_PK_Q4_K || p == CAKE_PK_Q5_K;
+}
+static inline __attribute__((always_inline)) bool cake_pk_e2m1(cake_packing p) {
+    return p == CAKE_PK_MXFP4 || p == CAKE_PK_MXFP4_GGUF || p == CAKE_PK_NVFP4;
+}
+/* log2 of the code that stands for zero; 0 where code 0 does. */
+static inline __attribute__((always_inline)) unsigned cake_pk_zero_shift(cake_packing p) {
+    return (unsigned)__builtin_ctz(cake_packing_get(p).zero | 1u << 16) & 15;
 }
 
 /* Of a block or fp spec that cake_as_affine() has left alone. */
@@ -159,7 +178,9 @@ typedef void cake_block_tile(const cake_wspec *s, const uint8_t *tile, const cak
                              uint32_t tok0, uint32_t n, float *acc, float *panel);
 cake_block_tile cake_block_tile_scalar;
 #if defined(__x86_64__)
-extern cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT]; /* by packing; not mxfp8 */
+/* By packing; none for mxfp8. */
+extern cake_block_tile *const cake_block_tiles_avx2[CAKE_PK_COUNT];
+extern cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT];
 #endif
 
 /* Import of one tile; its rows from `rows` on are left alone. The second is for what

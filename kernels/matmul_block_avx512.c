@@ -13,25 +13,6 @@
 
 enum { CHUNK = 8 }; /* blocks in the panel */
 
-/* What the formats have in common, as constants after inlining. */
-INLINE bool is_super(cake_packing p) {
-    return p >= CAKE_PK_Q2_K;
-}
-INLINE bool has_mins(cake_packing p) {
-    return p == CAKE_PK_Q2_K || p == CAKE_PK_Q4_K || p == CAKE_PK_Q5_K;
-}
-/* One scale for all 32 columns? */
-INLINE bool is_whole(cake_packing p) {
-    return p < CAKE_PK_NVFP4 || p == CAKE_PK_Q4_K || p == CAKE_PK_Q5_K;
-}
-INLINE bool is_e2m1(cake_packing p) {
-    return p == CAKE_PK_MXFP4 || p == CAKE_PK_MXFP4_GGUF || p == CAKE_PK_NVFP4;
-}
-/* log2 of the code that stands for zero; 0 where code 0 does. */
-INLINE unsigned zero_shift(cake_packing p) {
-    return (unsigned)__builtin_ctz(cake_packing_get(p).zero | 1u << 16) & 15;
-}
-
 INLINE __m512 to_float(__m512i x) {
     return _mm512_cvtepi32_ps(x);
 }
@@ -79,17 +60,23 @@ typedef struct {
 
 INLINE head load_head(cake_packing p, const uint8_t *u) {
     head h;
-    h.x[0] = load512(u);
-    if (!is_super(p)) return h;
-    for (int i = 1; i < 4; i++) h.x[i] = load512(u + 64 * i);
+    __m512i w = _mm512_setzero_si512();
+    /* One load per vector, here and not where it is used: the weights are read in order. */
+    const int words = cake_pk_super(p) ? 4 : 1;
+    for (int i = 0; i < words; i++) {
+        h.x[i] = load512(u + 64 * i);
+        __asm__ volatile("" : "+v"(h.x[i]));
+    }
+    if (cake_packing_get(p).head > 256) {
+        w = load512(u + 256);
+        __asm__ volatile("" : "+v"(w));
+    }
+    if (!cake_pk_super(p)) return h;
     if (p == CAKE_PK_Q6_K) {
-        h.d = load_floats(u + 256, CAKE_F16);
+        h.d = _mm512_cvtph_ps(_mm512_castsi512_si256(w));
         return h;
     }
-    __m512i w;
-    if (p == CAKE_PK_Q2_K) {
-        w = load512(u + 256);
-    } else {
+    if (p != CAKE_PK_Q2_K) {
         const __m512i top = _mm512_set1_epi8((char)0xc0);
         w = _mm512_and_si512(h.x[0], top);
         for (unsigned i = 1; i < 4; i++)
@@ -150,7 +137,7 @@ INLINE void block_scales(cake_packing p, const head *h, unsigned b, __m512 v[2])
 
 INLINE void load_codes(cake_packing p, const uint8_t *codes, __m512i c[8]) {
     load_block(codes, cake_packing_get(p).bits, c);
-    if (!is_e2m1(p)) return;
+    if (!cake_pk_e2m1(p)) return;
     const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(CAKE_E2M1_TABLE));
     for (int j = 0; j < 8; j++) c[j] = _mm512_shuffle_epi8(table, c[j]);
 }
@@ -195,13 +182,13 @@ INLINE void add_block(cake_packing p, __m512i d, __m512i e, const __m512 v[2], c
 }
 
 INLINE void begin_unit(cake_packing p, sums *s) {
-    if (is_super(p)) s->f = s->g = _mm512_setzero_ps();
+    if (cake_pk_super(p)) s->f = s->g = _mm512_setzero_ps();
 }
 
 INLINE void end_unit(cake_packing p, __m512 d, __m512 dmin, sums *s) {
-    if (!is_super(p)) return;
+    if (!cake_pk_super(p)) return;
     s->acc = _mm512_fmadd_ps(d, s->f, s->acc);
-    if (has_mins(p)) s->acc = _mm512_fmadd_ps(dmin, s->g, s->acc);
+    if (cake_pk_mins(p)) s->acc = _mm512_fmadd_ps(dmin, s->g, s->acc);
 }
 
 /* ---- one token ---- */
@@ -218,23 +205,23 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
         begin_unit(p, &s);
 #pragma GCC unroll 8
         for (unsigned b = 0; b < info.unit; b++) {
-            if (!is_super(p) && h == blocks) break;
+            if (!cake_pk_super(p) && h == blocks) break;
             __m512i c[8], d = _mm512_setzero_si512(), e = d; /* two chains: half the latency */
             __m512 v[2];
             __asm__ volatile("" : "+r"(w)); /* in order: see affine_one() */
             load_codes(p, w, c);
             w += info.bits * 64;
             const int32_t *neg = a->neg16 + h * 2;
-            if (zero_shift(p)) {
-                d = _mm512_slli_epi32(bcast_int(neg), zero_shift(p));
-                e = _mm512_slli_epi32(bcast_int(neg + 1), zero_shift(p));
+            if (cake_pk_zero_shift(p)) {
+                d = _mm512_slli_epi32(bcast_int(neg), cake_pk_zero_shift(p));
+                e = _mm512_slli_epi32(bcast_int(neg + 1), cake_pk_zero_shift(p));
             }
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++) {
                 d = _mm512_dpbusd_epi32(d, c[j], bcast(q + j * 4));
                 e = _mm512_dpbusd_epi32(e, c[j + 4], bcast(q + j * 4 + 16));
             }
-            if (is_whole(p)) d = _mm512_add_epi32(d, e);
+            if (cake_pk_whole(p)) d = _mm512_add_epi32(d, e);
             block_scales(p, &u, b, v);
             add_block(p, d, e, v, a->scale + h, a->sum32 + h, neg, &s);
             q += 32, h++;
@@ -257,11 +244,11 @@ INLINE const uint8_t *expand_chunk(cake_packing p, const uint8_t *w, uint32_t le
     for (uint32_t b0 = 0; b0 < len; b0 += info.unit) {
         const head u = load_head(p, w);
         w += info.head;
-        if (is_super(p)) _mm512_store_ps(out->d, u.d);
-        if (has_mins(p)) _mm512_store_ps(out->dmin, u.dmin);
+        if (cake_pk_super(p)) _mm512_store_ps(out->d, u.d);
+        if (cake_pk_mins(p)) _mm512_store_ps(out->dmin, u.dmin);
 #pragma GCC unroll 8
         for (unsigned b = 0; b < info.unit; b++) {
-            if (!is_super(p) && b0 + b == len) break;
+            if (!cake_pk_super(p) && b0 + b == len) break;
             __m512i c[8];
             __m512 v[2];
             load_codes(p, w, c);
@@ -290,7 +277,7 @@ INLINE void some_tokens(cake_packing p, int nt, const panel_of *w, uint32_t h0, 
 #pragma GCC unroll 8
     for (int i = 0; i < nt; i++) {
         begin_unit(p, &s[i]);
-        if (!is_super(p)) s[i].acc = _mm512_load_ps(acc + i * 16);
+        if (!cake_pk_super(p)) s[i].acc = _mm512_load_ps(acc + i * 16);
     }
     for (uint32_t b = 0; b < len; b++) {
         const size_t h = h0 + b;
@@ -299,26 +286,22 @@ INLINE void some_tokens(cake_packing p, int nt, const panel_of *w, uint32_t h0, 
         const float *scale = a->scale + h * all + tok, *sum32 = a->sum32 + h * all + tok;
         for (uint32_t l = 0; l < pre->per_block && pre->next < pre->end; l++, pre->next += 64)
             _mm_prefetch(pre->next, _MM_HINT_T0);
-        /* the activations of the next chunk, half of the tokens of a unit of 64 columns each time
-         */
-        const int8_t *q_next = a->q + ((h + CHUNK) / 2 * all + tok) * 64 + h % 2 * (nt / 2) * 64;
-        for (int i = 0; i < nt / 2; i++) _mm_prefetch(q_next + i * 64, _MM_HINT_T0);
         __m512i d[8], e[8];
 #pragma GCC unroll 8
         for (int i = 0; i < nt; i++) {
             d[i] = e[i] = _mm512_setzero_si512();
-            if (!zero_shift(p)) continue;
+            if (!cake_pk_zero_shift(p)) continue;
             d[i] = bcast_int(neg + 2 * i), e[i] = bcast_int(neg + 2 * i + 1);
-            if (is_whole(p))
-                d[i] = _mm512_slli_epi32(_mm512_add_epi32(d[i], e[i]), zero_shift(p));
+            if (cake_pk_whole(p))
+                d[i] = _mm512_slli_epi32(_mm512_add_epi32(d[i], e[i]), cake_pk_zero_shift(p));
             else
-                d[i] = _mm512_slli_epi32(d[i], zero_shift(p)),
-                e[i] = _mm512_slli_epi32(e[i], zero_shift(p));
+                d[i] = _mm512_slli_epi32(d[i], cake_pk_zero_shift(p)),
+                e[i] = _mm512_slli_epi32(e[i], cake_pk_zero_shift(p));
         }
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
             const __m512i c = load512(w->codes[b][j]);
-            __m512i *x = is_whole(p) || j < 4 ? d : e;
+            __m512i *x = cake_pk_whole(p) || j < 4 ? d : e;
 #pragma GCC unroll 8
             for (int i = 0; i < nt; i++)
                 x[i] = _mm512_dpbusd_epi32(x[i], c, bcast(q + i * 64 + j * 4));
@@ -330,7 +313,7 @@ INLINE void some_tokens(cake_packing p, int nt, const panel_of *w, uint32_t h0, 
     }
 #pragma GCC unroll 8
     for (int i = 0; i < nt; i++) {
-        if (is_super(p)) {
+        if (cake_pk_super(p)) {
             s[i].acc = _mm512_load_ps(acc + i * 16);
             end_unit(p, _mm512_load_ps(w->d), _mm512_load_ps(w->dmin), &s[i]);
         }

@@ -241,8 +241,8 @@ TILE_FNS(5)
 TILE_FNS(6)
 TILE_FNS(8)
 
-    typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
-                         float *);
+typedef void tile_fn(const cake_wspec *, const uint8_t *, const cake_act *, uint32_t, uint32_t,
+                     float *);
 static tile_fn *const tile_fns[9][2] = {
     [2] = {tile_2_1, tile_2_2}, [3] = {tile_3_1, tile_3_2}, [4] = {tile_4_1, tile_4_2},
     [5] = {tile_5_1, tile_5_2}, [6] = {tile_6_1, tile_6_2}, [8] = {tile_8_1, tile_8_2},

@@ -1,0 +1,371 @@
+/* Block and fp formats with AVX2+FMA, no VNNI: a tile is two halves of eight rows.
+ *
+ * As with AVX-512, many tokens pass over a panel of expanded blocks in L1 (here two at a time, for
+ * both halves), and one token reads the weights strictly in order. vpmaddubsw adds two products in
+ * 16 bits and saturates: as many steps are summed there as provably fit with |q| <= 127, then
+ * vpmaddwd widens and, in the K formats, multiplies with the scale in the same step. Codes of 8
+ * bits are two planes of nibbles. Zeros other than code 0 are put right with the sums of q. */
+#include "kernels/matmul_avx2.h"
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+
+enum { CHUNK = 8 }; /* blocks in the panel */
+
+INLINE __m256 to_float(__m256i x) {
+    return _mm256_cvtepi32_ps(x);
+}
+
+INLINE __m256 bcast_float(const float *p) {
+    return _mm256_broadcast_ss(p);
+}
+
+/* The low halves of a and b side by side in every lane. */
+INLINE __m256i pair16(__m256i a, __m256i b) {
+    return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa);
+}
+
+/* Half of each of 8 E8M0 scales: cake_half_e8m0(). */
+INLINE __m256 half_e8m0(const uint8_t *bytes, bool infinite) {
+    const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)bytes));
+    const __m256i one = _mm256_set1_epi32(1);
+    __m256i x = _mm256_slli_epi32(_mm256_sub_epi32(e, one), 23);
+    x = _mm256_blendv_epi8(_mm256_slli_epi32(_mm256_add_epi32(e, one), 21), x,
+                           _mm256_cmpgt_epi32(e, one));
+    if (infinite)
+        x = _mm256_blendv_epi8(x, _mm256_set1_epi32(0x7f800000),
+                               _mm256_cmpeq_epi32(e, _mm256_set1_epi32(255)));
+    return _mm256_castsi256_ps(x);
+}
+
+/* Half of each of 8 E4M3 scales: cake_e4m3_times(.., 2^7). */
+INLINE __m256 half_e4m3(const uint8_t *bytes) {
+    const __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)bytes));
+    const __m128i h = _mm_or_si128(_mm_and_si128(_mm_slli_epi16(x, 8), _mm_set1_epi16(-32768)),
+                                   _mm_and_si128(_mm_slli_epi16(x, 7), _mm_set1_epi16(0x3f80)));
+    return _mm256_mul_ps(_mm256_cvtph_ps(h), _mm256_set1_ps(0x1p7f));
+}
+
+/* The d and dmin of eight rows in the head of a K format's unit. */
+INLINE void load_super(cake_packing p, const uint8_t *u, int half, __m256 *d, __m256 *dmin) {
+    u += half * 32;
+    *dmin = _mm256_setzero_ps();
+    if (p == CAKE_PK_Q6_K) {
+        *d = load_floats(u + 256 - half * 16, CAKE_F16);
+        return;
+    }
+    __m256i w = _mm256_setzero_si256();
+    if (p == CAKE_PK_Q2_K)
+        w = load256(u + 256);
+    else
+        for (int i = 0; i < 4; i++)
+            w = _mm256_or_si256(
+                w, _mm256_srli_epi32(
+                       _mm256_and_si256(load256(u + 64 * i), _mm256_set1_epi8((char)0xc0)), 2 * i));
+    /* the low and the high 16 bits of every lane, in order */
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0,
+                                           1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    w = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(w, order), 0xd8);
+    *d = _mm256_cvtph_ps(_mm256_castsi256_si128(w));
+    *dmin = _mm256_cvtph_ps(_mm256_extracti128_si256(w, 1));
+}
+
+/* What block b of a unit is multiplied with, eight rows:
+ *   q4_k, q5_k: its scale twice as 16 bits, the min as f32; q2_k, q3_k, q6_k: each scale twice,
+ * then a pair of what the sums of q are multiplied with (mins or both scales); else scales as f32
+ */
+INLINE void block_scales(cake_packing p, const uint8_t *u, unsigned b, int half, __m256i v[3]) {
+    const __m256i low = _mm256_set1_epi32(0xffff);
+    __m256i pair, x;
+    v[1] = v[2] = _mm256_setzero_si256();
+    switch (p) {
+    case CAKE_PK_Q4_0:
+    case CAKE_PK_Q5_0:
+    case CAKE_PK_Q8_0:
+        v[0] = _mm256_castps_si256(load_floats(u + b * 32 + half * 16, CAKE_F16));
+        return;
+    case CAKE_PK_MXFP4:
+    case CAKE_PK_MXFP4_GGUF:
+        v[0] = _mm256_castps_si256(half_e8m0(u + b * 16 + half * 8, p == CAKE_PK_MXFP4));
+        return;
+    case CAKE_PK_NVFP4:
+        v[0] = _mm256_castps_si256(half_e4m3(u + b * 32 + half * 8));
+        v[1] = _mm256_castps_si256(half_e4m3(u + b * 32 + 16 + half * 8));
+        return;
+    case CAKE_PK_Q4_K:
+    case CAKE_PK_Q5_K:
+        x = _mm256_srli_epi32(load256(u + b / 4 * 64 + half * 32), 8 * (int)(b % 4));
+        x = _mm256_and_si256(x, _mm256_set1_epi32(63));
+        v[0] = _mm256_or_si256(x, _mm256_slli_epi32(x, 16));
+        x = _mm256_srli_epi32(load256(u + (b / 4 + 2) * 64 + half * 32), 8 * (int)(b % 4));
+        v[1] = _mm256_castps_si256(to_float(_mm256_and_si256(x, _mm256_set1_epi32(63))));
+        return;
+    default: break;
+    }
+    x = load256(u + b / 2 * 64 + half * 32);
+    if (p == CAKE_PK_Q6_K)
+        pair = _mm256_srai_epi16(b % 2 ? x : _mm256_slli_epi16(x, 8), 8);
+    else if (b % 2)
+        pair = _mm256_srli_epi16(x, 8);
+    else
+        pair = _mm256_and_si256(x, _mm256_set1_epi16(255));
+    v[2] = _mm256_srli_epi16(pair, 4); /* mins */
+    if (p == CAKE_PK_Q2_K) pair = _mm256_and_si256(pair, _mm256_set1_epi16(15));
+    if (p == CAKE_PK_Q3_K)
+        pair =
+            _mm256_sub_epi16(_mm256_and_si256(pair, _mm256_set1_epi16(63)), _mm256_set1_epi16(32));
+    if (p != CAKE_PK_Q2_K) v[2] = pair;
+    v[0] = pair16(pair, pair);
+    v[1] = _mm256_or_si256(_mm256_srli_epi32(pair, 16), _mm256_andnot_si256(low, pair));
+}
+
+/* Eight rows of one block: 8 vectors of codes, or 16 of nibbles, c[j * stride]. */
+INLINE void load_codes(cake_packing p, const uint8_t *v, __m256i *c) {
+    load_block(v, cake_packing_get(p).bits, c);
+    if (!cake_pk_e2m1(p)) return;
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(CAKE_E2M1_TABLE));
+    for (int j = 0; j < 8; j++) c[j] = _mm256_shuffle_epi8(table, c[j]);
+}
+
+/* Steps of two products that fit 16 bits, and do not mix the halves of a block that has two scales.
+ */
+INLINE int steps_that_fit(cake_packing p) {
+    const int bits = cake_packing_get(p).bits;
+    return bits == 6 ? 2 : bits == 5 || cake_pk_e2m1(p) || !cake_pk_whole(p) ? 4 : 8;
+}
+
+/* Integer sums of nt tokens and nh halves, c[j * nh + half], v[half]: plain, or in the K formats
+ * times their scales. e: the last 16 columns of nvfp4. */
+INLINE void dot_block(cake_packing p, int nt, int nh, const __m256i *c, const int8_t *q,
+                      __m256i v[][3], __m256i *d, __m256i *e) {
+    const int fit = steps_that_fit(p), two = cake_packing_get(p).bits == 8;
+    const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
+    for (int i = 0; i < nt * nh; i++) d[i] = e[i] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+    for (int j0 = 0; j0 < 8; j0 += fit) {
+        __m256i lo[4], hi[4];
+#pragma GCC unroll 8
+        for (int j = j0; j < j0 + fit; j++)
+#pragma GCC unroll 2
+            for (int t = 0; t < nt; t++) {
+                const __m256i x = bcast(q + t * 64 + j * 4);
+#pragma GCC unroll 2
+                for (int k = 0; k < nh; k++) {
+                    const int i = t * nh + k;
+                    __m256i m = _mm256_maddubs_epi16(c[j * nh + k], x);
+                    lo[i] = j == j0 ? m : _mm256_add_epi16(lo[i], m);
+                    __asm__("" : "+x"(lo[i])); /* no trees of sums, which would all be spilled */
+                    if (!two) continue;
+                    m = _mm256_maddubs_epi16(c[(j + 8) * nh + k], x);
+                    hi[i] = j == j0 ? m : _mm256_add_epi16(hi[i], m);
+                    __asm__("" : "+x"(hi[i]));
+                }
+            }
+        for (int i = 0; i < nt * nh; i++) {
+            const __m256i by = !cake_pk_super(p)              ? ones
+                               : !cake_pk_whole(p) && j0 >= 4 ? v[i % nh][1]
+                                                              : v[i % nh][0];
+            __m256i *to = p == CAKE_PK_NVFP4 && j0 >= 4 ? &e[i] : &d[i];
+            *to = _mm256_add_epi32(*to, _mm256_madd_epi16(lo[i], by));
+            if (two) d[i] = _mm256_add_epi32(d[i], _mm256_madd_epi16(hi[i], sixteens));
+        }
+    }
+}
+
+/* The sums of one token and one half that outlive a block. */
+typedef struct {
+    __m256 acc, f, g;
+} sums;
+
+INLINE void begin_unit(cake_packing p, sums *s) {
+    if (cake_pk_super(p)) s->f = s->g = _mm256_setzero_ps();
+}
+
+INLINE void end_unit(cake_packing p, __m256 d, __m256 dmin, sums *s) {
+    if (!cake_pk_super(p)) return;
+    s->acc = _mm256_fmadd_ps(d, s->f, s->acc);
+    if (cake_pk_mins(p)) s->acc = _mm256_fmadd_ps(dmin, s->g, s->acc);
+}
+
+/* One block of one token, nh halves: its sums are put right and added up. */
+INLINE void add_block(cake_packing p, int nh, const __m256i *d, const __m256i *e, __m256i v[][3],
+                      const float *scale, const float *sum32, const int32_t *neg16, sums *s) {
+    const int shift = (int)cake_pk_zero_shift(p);
+    const __m256 x = bcast_float(scale);
+    __m256i neg0 = _mm256_setzero_si256(), neg1 = neg0;
+    if (shift || p == CAKE_PK_Q2_K)
+        neg0 = _mm256_set1_epi32(neg16[0]), neg1 = _mm256_set1_epi32(neg16[1]);
+    if (p == CAKE_PK_NVFP4)
+        neg0 = _mm256_slli_epi32(neg0, shift), neg1 = _mm256_slli_epi32(neg1, shift);
+    else if (cake_pk_super(p))
+        neg0 = pair16(neg0, neg1);
+    else
+        neg0 = _mm256_slli_epi32(_mm256_add_epi32(neg0, neg1), shift);
+    for (int k = 0; k < nh; k++) {
+        __m256i sum = d[k];
+        if (!cake_pk_super(p)) {
+            __m256 f = to_float(_mm256_add_epi32(sum, neg0));
+            const __m256 v0 = _mm256_castsi256_ps(v[k][0]), v1 = _mm256_castsi256_ps(v[k][1]);
+            if (p == CAKE_PK_NVFP4) {
+                f = _mm256_fmadd_ps(v1, to_float(_mm256_add_epi32(e[k], neg1)),
+                                    _mm256_mul_ps(v0, f));
+                s[k].acc = _mm256_fmadd_ps(x, f, s[k].acc);
+            } else {
+                s[k].acc = _mm256_fmadd_ps(v0, _mm256_mul_ps(x, f), s[k].acc);
+            }
+            continue;
+        }
+        if (p == CAKE_PK_Q4_K || p == CAKE_PK_Q5_K) {
+            s[k].g = _mm256_fnmadd_ps(bcast_float(sum32), _mm256_castsi256_ps(v[k][1]), s[k].g);
+        } else {
+            const __m256i m = _mm256_madd_epi16(v[k][2], neg0);
+            if (p == CAKE_PK_Q2_K)
+                s[k].g = _mm256_fmadd_ps(x, to_float(m), s[k].g);
+            else
+                sum = _mm256_add_epi32(sum, _mm256_slli_epi32(m, shift));
+        }
+        s[k].f = _mm256_fmadd_ps(x, to_float(sum), s[k].f);
+    }
+}
+
+/* ---- one token ---- */
+
+INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, const cake_act *a,
+                      float *out) {
+    const cake_packing_info info = cake_packing_get(p);
+    const uint32_t blocks = (spec->k + 31) / 32;
+    const int8_t *q = a->q;
+    sums s[2];
+    s[0].acc = s[1].acc = _mm256_setzero_ps();
+    for (uint32_t h = 0; h < blocks;) {
+        const uint8_t *u = w;
+        w += info.head;
+        begin_unit(p, &s[0]), begin_unit(p, &s[1]);
+#pragma GCC unroll 8
+        for (unsigned b = 0; b < info.unit; b++) {
+            if (!cake_pk_super(p) && h == blocks) break;
+            for (int half = 0; half < 2; half++) {
+                __m256i c[16], v[1][3], d, e;
+                block_scales(p, u, b, half, v[0]);
+                load_codes(p, w + half * 32, c);
+                dot_block(p, 1, 1, c, q, v, &d, &e);
+                add_block(p, 1, &d, &e, v, a->scale + h, a->sum32 + h, a->neg16 + h * 2, &s[half]);
+            }
+            w += info.bits * 64;
+            q += 32, h++;
+        }
+        for (int half = 0; half < 2 && cake_pk_super(p); half++) {
+            __m256 d, dmin;
+            load_super(p, u, half, &d, &dmin);
+            end_unit(p, d, dmin, &s[half]);
+        }
+    }
+    _mm256_store_ps(out, s[0].acc);
+    _mm256_store_ps(out + 8, s[1].acc);
+}
+
+/* ---- many tokens ---- */
+
+typedef struct {
+    __m256i codes[CHUNK][16][2];
+    __m256i scales[CHUNK][2][3];
+    __m256 d[2], dmin[2];
+} panel_of;
+
+/* Expand `len` blocks from the start of a unit on; returns where the next one starts. */
+INLINE const uint8_t *expand_chunk(cake_packing p, const uint8_t *w, uint32_t len, panel_of *out) {
+    const cake_packing_info info = cake_packing_get(p);
+    for (uint32_t b0 = 0; b0 < len; b0 += info.unit) {
+        const uint8_t *u = w;
+        w += info.head;
+        for (int half = 0; half < 2; half++) {
+            if (cake_pk_super(p)) load_super(p, u, half, &out->d[half], &out->dmin[half]);
+            const uint8_t *v = w + half * 32;
+#pragma GCC unroll 8
+            for (unsigned b = 0; b < info.unit; b++) {
+                if (!cake_pk_super(p) && b0 + b == len) break;
+                __m256i c[16];
+                load_codes(p, v, c);
+                v += info.bits * 64;
+                for (int j = 0; j < (info.bits == 8 ? 16 : 8); j++)
+                    out->codes[b0 + b][j][half] = c[j];
+                block_scales(p, u, b, half, out->scales[b0 + b][half]);
+            }
+        }
+        w += (len - b0 < info.unit ? len - b0 : info.unit) * info.bits * 64u;
+    }
+    return w;
+}
+
+/* nt tokens from tok on over `len` blocks from h0 on. */
+INLINE void some_tokens(cake_packing p, int nt, panel_of *w, uint32_t h0, uint32_t len,
+                        const cake_act *a, uint32_t tok, float *acc) {
+    const size_t all = a->n_tok;
+    sums s[2][2];
+    for (int i = 0; i < nt; i++)
+        for (int k = 0; k < 2; k++) {
+            begin_unit(p, &s[i][k]);
+            if (!cake_pk_super(p)) s[i][k].acc = _mm256_load_ps(acc + i * 16 + k * 8);
+        }
+    for (uint32_t b = 0; b < len; b++) {
+        const size_t h = h0 + b;
+        const int8_t *q = a->q + (h / 2 * all + tok) * 64 + h % 2 * 32;
+        const int32_t *neg = a->neg16 + (h * all + tok) * 2;
+        const float *scale = a->scale + h * all + tok, *sum32 = a->sum32 + h * all + tok;
+        __m256i d[4], e[4];
+        dot_block(p, nt, 2, w->codes[b][0], q, w->scales[b], d, e);
+        for (int i = 0; i < nt; i++)
+            add_block(p, 2, d + 2 * i, e + 2 * i, w->scales[b], scale + i, sum32 + i, neg + 2 * i,
+                      s[i]);
+    }
+    for (int i = 0; i < nt; i++)
+        for (int k = 0; k < 2; k++) {
+            if (cake_pk_super(p)) {
+                s[i][k].acc = _mm256_load_ps(acc + i * 16 + k * 8);
+                end_unit(p, w->d[k], w->dmin[k], &s[i][k]);
+            }
+            _mm256_store_ps(acc + i * 16 + k * 8, s[i][k].acc);
+        }
+}
+
+INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w, const cake_act *a,
+                        uint32_t tok0, uint32_t n, float *acc, panel_of *panel) {
+    const uint32_t blocks = (spec->k + 31) / 32;
+    memset(acc, 0, (size_t)n * 16 * sizeof *acc);
+    for (uint32_t h = 0; h < blocks; h += CHUNK) {
+        const uint32_t len = blocks - h < CHUNK ? blocks - h : CHUNK;
+        w = expand_chunk(p, w, len, panel);
+        uint32_t i = 0;
+        for (; i + 2 <= n; i += 2) some_tokens(p, 2, panel, h, len, a, tok0 + i, acc + i * 16);
+        if (i < n) some_tokens(p, 1, panel, h, len, a, tok0 + i, acc + i * 16);
+    }
+}
+
+#define TILE_FN(name, p)                                                                           \
+    static void name(const cake_wspec *s, const uint8_t *w, const cake_act *a, uint32_t tok0,      \
+                     uint32_t n, float *acc, float *panel) {                                       \
+        if (a->n_tok == 1)                                                                         \
+            one_token(p, s, w, a, acc);                                                            \
+        else                                                                                       \
+            many_tokens(p, s, w, a, tok0, n, acc, (panel_of *)(void *)panel);                      \
+    }
+TILE_FN(tile_q4_0, CAKE_PK_Q4_0)
+TILE_FN(tile_q5_0, CAKE_PK_Q5_0)
+TILE_FN(tile_q8_0, CAKE_PK_Q8_0)
+TILE_FN(tile_mxfp4, CAKE_PK_MXFP4)
+TILE_FN(tile_mxfp4_gguf, CAKE_PK_MXFP4_GGUF)
+TILE_FN(tile_nvfp4, CAKE_PK_NVFP4)
+TILE_FN(tile_q2_k, CAKE_PK_Q2_K)
+TILE_FN(tile_q3_k, CAKE_PK_Q3_K)
+TILE_FN(tile_q4_k, CAKE_PK_Q4_K)
+TILE_FN(tile_q5_k, CAKE_PK_Q5_K)
+TILE_FN(tile_q6_k, CAKE_PK_Q6_K)
+
+cake_block_tile *const cake_block_tiles_avx2[CAKE_PK_COUNT] = {
+    [CAKE_PK_Q4_0] = tile_q4_0,   [CAKE_PK_Q5_0] = tile_q5_0,
+    [CAKE_PK_Q8_0] = tile_q8_0,   [CAKE_PK_MXFP4] = tile_mxfp4,
+    [CAKE_PK_NVFP4] = tile_nvfp4, [CAKE_PK_MXFP4_GGUF] = tile_mxfp4_gguf,
+    [CAKE_PK_Q2_K] = tile_q2_k,   [CAKE_PK_Q3_K] = tile_q3_k,
+    [CAKE_PK_Q4_K] = tile_q4_k,   [CAKE_PK_Q5_K] = tile_q5_k,
+    [CAKE_PK_Q6_K] = tile_q6_k,
+};
+#endif
