@@ -45,8 +45,8 @@ enum {
 static const cake_opt opts[] = {
     {"model", 'm', CAKE_OPT_STRING, AT(model), "DIR", NULL, 0, 0, NULL, MODEL, CAKE_OPT_DIR,
      "Model and prompt",
-     "folder with config.json, tokenizer.json and *.safetensors, or the name of a model in the "
-     "Hugging Face cache (ORG/NAME)"},
+     "folder with config.json, tokenizer.json and *.safetensors, a GGUF file, or the name of a "
+     "model in the Hugging Face cache (ORG/NAME)"},
     {"prompt", 'p', CAKE_OPT_TEXT, AT(prompt), "TEXT", NULL, 0, 0, NULL, RUN, CAKE_OPT_CMDLINE,
      "Model and prompt", "the prompt"},
     {"system-prompt", 0, CAKE_OPT_TEXT, AT(system_prompt), "TEXT", NULL, 0, 0, NULL, TALKS, 0,

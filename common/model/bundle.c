@@ -110,9 +110,9 @@ cake_status cake_bundle_read(const cake_bundle *b, uint64_t offset, size_t len, 
             uint32_t i = tensor_at(m, offset);
             const cake_tensor *t = &b->checkpoint->tensors[b->source[i]];
             const cake_checkpoint_file *f = &b->checkpoint->files[t->file];
-            uint64_t in = offset - m->tensors[i].offset;
-            k = t->n_bytes - in < len ? (size_t)(t->n_bytes - in) : len;
-            cake_status st = cake_pread_all(f->fd, to, k, t->file_offset + in, err);
+            uint64_t from, n = cake_tensor_extent(t, offset - m->tensors[i].offset, &from);
+            k = n < len ? (size_t)n : len;
+            cake_status st = cake_pread_all(f->fd, to, k, from, err);
             if (st != CAKE_OK) return cake_fail_in(err, st, "'%s'", f->path);
         }
         to += k, offset += k, len -= k;
@@ -130,8 +130,9 @@ size_t cake_bundle_view(const cake_bundle *b, uint64_t offset, size_t max, const
     } else {
         uint32_t i = tensor_at(m, offset);
         const cake_tensor *t = &b->checkpoint->tensors[b->source[i]];
-        *p = t->data + (offset - m->tensors[i].offset);
-        k = t->n_bytes - (offset - m->tensors[i].offset);
+        uint64_t from;
+        k = cake_tensor_extent(t, offset - m->tensors[i].offset, &from);
+        *p = b->checkpoint->files[t->file].map.data + from;
     }
     return k < max ? (size_t)k : max;
 }

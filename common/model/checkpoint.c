@@ -1,6 +1,8 @@
 /* Checkpoint: see checkpoint.h. */
 #include "common/model/checkpoint.h"
 #include "common/mem.h"
+#include "common/model/config.h"
+#include "common/model/gguf_model.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -24,7 +26,7 @@ static void warn(cake_checkpoint *c, char *text) {
     c->warnings[c->n_warnings++] = text;
 }
 
-static cake_status open_file(cake_checkpoint_file *f, const char *path, cake_error *err) {
+static cake_status map_file(cake_checkpoint_file *f, const char *path, cake_error *err) {
     *f = (cake_checkpoint_file){.path = cake_strdup(path), .fd = -1};
     const char *slash = strrchr(f->path, '/');
     f->name = slash ? slash + 1 : f->path;
@@ -51,7 +53,7 @@ static cake_status open_file(cake_checkpoint_file *f, const char *path, cake_err
     if (f->size > 20 && f->size < 1024 && memcmp(f->map.data, "version https://git-", 20) == 0)
         return cake_fail(err, CAKE_EFORMAT,
                          "'%s' is a Git LFS pointer, not the file itself; run: git lfs pull", path);
-    return cake_safetensors_parse(&f->st, f->map.data, f->map.size, f->size, 0, path, err);
+    return CAKE_OK;
 }
 
 static void close_file(cake_checkpoint_file *f) {
@@ -61,13 +63,22 @@ static void close_file(cake_checkpoint_file *f) {
     free(f->path);
 }
 
-static cake_status add_file(cake_checkpoint *c, const char *name, cake_error *err) {
+/* The mapped file, appended to c->files. */
+static cake_status add_map(cake_checkpoint *c, const char *path, cake_error *err) {
     if (c->n_files == FILES_MAX)
         return cake_fail(err, CAKE_EFORMAT, "'%s' holds more than %d weight files", c->dir,
                          FILES_MAX);
     c->files = cake_realloc(c->files, (c->n_files + 1) * sizeof *c->files);
+    return map_file(&c->files[c->n_files++], path, err);
+}
+
+static cake_status add_file(cake_checkpoint *c, const char *name, cake_error *err) {
     char *path = cake_path_join(c->dir, name);
-    cake_status st = open_file(&c->files[c->n_files++], path, err);
+    cake_status st = add_map(c, path, err);
+    if (st == CAKE_OK) {
+        cake_checkpoint_file *f = &c->files[c->n_files - 1];
+        st = cake_safetensors_parse(&f->st, f->map.data, f->map.size, f->size, 0, path, err);
+    }
     free(path);
     return st;
 }
@@ -111,6 +122,115 @@ static cake_status build_table(cake_checkpoint *c, cake_error *err) {
     c->n_tensors = (uint32_t)at;
     return CAKE_OK;
 }
+
+/* ---- GGUF ---- */
+
+/* "MODEL-00001-of-00003.gguf": the number of parts, and where the part's number is in the path. */
+static uint32_t parts_of(const char *path, size_t *at) {
+    enum { TAIL = sizeof "00001-of-00003.gguf" - 1 };
+    size_t n = strlen(path);
+    unsigned part, parts;
+    int end = 0;
+    if (n <= TAIL || path[n - TAIL - 1] != '-' ||
+        sscanf(path + n - TAIL, "%5u-of-%5u.gguf%n", &part, &parts, &end) != 2 || end != TAIL)
+        return 1;
+    *at = n - TAIL;
+    return parts;
+}
+
+static cake_status check_part(const cake_gguf *g, uint32_t i, uint32_t n, cake_error *err) {
+    uint64_t no = i, count = n;
+    cake_status st = cake_gguf_uint(g, "split.no", n > 1, 0, UINT32_MAX, &no, err);
+    if (st == CAKE_OK) st = cake_gguf_uint(g, "split.count", n > 1, 0, UINT32_MAX, &count, err);
+    if (st != CAKE_OK) return st;
+    if (count <= 1 && n == 1) return CAKE_OK;
+    if (n == 1)
+        return cake_fail(err, CAKE_EFORMAT,
+                         "%s is part %llu of %llu of a split file; its name must end in "
+                         "-%05llu-of-%05llu.gguf, with the other parts beside it",
+                         g->what, (unsigned long long)no + 1, (unsigned long long)count,
+                         (unsigned long long)no + 1, (unsigned long long)count);
+    if (no != i || count != n)
+        return cake_fail(err, CAKE_EFORMAT, "%s says that it is part %llu of %llu", g->what,
+                         (unsigned long long)no + 1, (unsigned long long)count);
+    return CAKE_OK;
+}
+
+static cake_status open_gguf(cake_checkpoint *c, const char *path, cake_error *err) {
+    size_t at = 0;
+    uint32_t n = parts_of(path, &at);
+    if (n == 0 || n > FILES_MAX)
+        return cake_fail(err, CAKE_EFORMAT, "'%s' names %u parts; 1 to %d are allowed", path, n,
+                         FILES_MAX);
+    cake_gguf *parts = cake_calloc(n, sizeof *parts);
+    cake_gguf_model m = {0};
+    cake_status st = CAKE_OK;
+    for (uint32_t i = 0; i < n && st == CAKE_OK; i++) {
+        char *part = n > 1 ? cake_asprintf("%.*s%05u%s", (int)at, path, i + 1, path + at + 5)
+                           : cake_strdup(path);
+        st = add_map(c, part, err);
+        if (st == CAKE_ENOTFOUND && n > 1)
+            st = cake_fail(err, st, "'%s' is missing (part %u of %u); copy or download it", part,
+                           i + 1, n);
+        if (st == CAKE_OK) {
+            const cake_checkpoint_file *f = &c->files[i];
+            st = cake_gguf_parse(&parts[i], f->map.data, f->map.size, part, err);
+        }
+        if (st == CAKE_OK) st = check_part(&parts[i], i, n, err);
+        free(part);
+    }
+    if (st == CAKE_OK) st = cake_gguf_model_new(&m, parts, n, err);
+    for (uint32_t i = 0; i < n; i++) cake_gguf_deinit(&parts[i]);
+    free(parts);
+    if (st != CAKE_OK) return st;
+    c->tensors = m.tensors;
+    c->n_tensors = m.n_tensors;
+    c->strings = m.strings;
+    c->config_text = m.config;
+    for (uint32_t i = 0; i < c->n_tensors && st == CAKE_OK; i++) {
+        cake_tensor *t = &c->tensors[i];
+        c->n_bytes += t->n_bytes;
+        if (t->n_bytes && !t->head_rows) t->data = c->files[t->file].map.data + t->file_offset;
+        cake_names_result r = cake_names_add(&c->names, t->name, strlen(t->name), i);
+        if (r == CAKE_NAMES_THERE)
+            st = cake_fail(err, CAKE_EFORMAT, "'%s': two parts hold tensor '%s'", path, t->name);
+        else if (r == CAKE_NAMES_NOMEM)
+            st = cake_fail(err, CAKE_ENOMEM, "out of memory");
+    }
+    return st;
+}
+
+uint64_t cake_tensor_extent(const cake_tensor *t, uint64_t at, uint64_t *file_offset) {
+    if (!t->head_rows) return *file_offset = t->file_offset + at, t->n_bytes - at;
+    uint64_t row_bytes = t->n_bytes / t->shape[0], row = at / row_bytes, in = at % row_bytes;
+    uint64_t r = row % t->head_rows, half = t->head_rows / 2;
+    uint64_t stored = row - r + 2 * (r % half) + r / half;
+    *file_offset = t->file_offset + stored * row_bytes + in;
+    return row_bytes - in;
+}
+
+const uint8_t *cake_checkpoint_bytes(const cake_checkpoint *c, const cake_tensor *t,
+                                     uint8_t **owned) {
+    *owned = NULL;
+    if (!t->head_rows) return t->data;
+    uint8_t *to = *owned = cake_trymalloc((size_t)t->n_bytes);
+    for (uint64_t at = 0, k, from; to && at < t->n_bytes; at += k) {
+        k = cake_tensor_extent(t, at, &from);
+        memcpy(to + at, c->files[t->file].map.data + from, (size_t)k);
+    }
+    return to;
+}
+
+cake_status cake_checkpoint_config(const cake_checkpoint *c, char **text, size_t *len,
+                                   cake_error *err) {
+    if (!c->config_text)
+        return cake_file_read(c->config_path, CAKE_CONFIG_FILE_MAX, text, len, err);
+    *text = cake_strdup(c->config_text);
+    *len = strlen(*text);
+    return CAKE_OK;
+}
+
+/* ---- safetensors ---- */
 
 static int by_name(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
@@ -194,9 +314,7 @@ static cake_status open_glob(cake_checkpoint *c, cake_error *err) {
     size_t n = 0;
     bool other = false;
     for (struct dirent *e; (e = readdir(d)) && n <= FILES_MAX;) {
-        if (ends_with(e->d_name, ".bin") || ends_with(e->d_name, ".gguf") ||
-            ends_with(e->d_name, ".pth"))
-            other = true;
+        if (ends_with(e->d_name, ".bin") || ends_with(e->d_name, ".pth")) other = true;
         if (strncmp(e->d_name, "model", 5) != 0 || !ends_with(e->d_name, ".safetensors")) continue;
         names = cake_realloc(names, (n + 1) * sizeof *names);
         names[n++] = cake_strdup(e->d_name);
@@ -220,20 +338,26 @@ cake_status cake_checkpoint_open(cake_checkpoint **out, const char *path, cake_e
         return cake_fail(err, errno == ENOENT || errno == ENOTDIR ? CAKE_ENOTFOUND : CAKE_EIO,
                          "cannot open the model '%s': %s", path, strerror(errno));
     cake_checkpoint *c = cake_calloc(1, sizeof *c);
-    cake_status st;
-    if (S_ISDIR(sb.st_mode)) {
+    char *gguf = NULL;
+    cake_status st = cake_gguf_find_file(path, &gguf, err);
+    const char *file = gguf ? gguf : path, *slash = strrchr(file, '/');
+    if (S_ISDIR(sb.st_mode))
         c->dir = cake_strdup(path);
+    else
+        c->dir = slash ? cake_strndup(path, slash == file ? 1 : (size_t)(slash - file))
+                       : cake_strdup(".");
+    c->config_path = gguf ? cake_strdup(gguf) : cake_path_join(c->dir, "config.json");
+    if (st == CAKE_OK && gguf) {
+        st = open_gguf(c, gguf, err);
+    } else if (st == CAKE_OK && S_ISDIR(sb.st_mode)) {
         char *index = cake_path_join(path, INDEX_NAME);
         st = cake_file_exists(index) ? open_indexed(c, index, err) : open_glob(c, err);
         free(index);
-    } else {
-        const char *slash = strrchr(path, '/');
-        c->dir = slash ? cake_strndup(path, slash == path ? 1 : (size_t)(slash - path))
-                       : cake_strdup(".");
+    } else if (st == CAKE_OK) {
         st = add_file(c, slash ? slash + 1 : path, err);
         if (st == CAKE_OK) st = build_table(c, err);
     }
-    c->config_path = cake_path_join(c->dir, "config.json");
+    free(gguf);
     if (st != CAKE_OK)
         cake_checkpoint_close(c);
     else
@@ -251,6 +375,8 @@ void cake_checkpoint_close(cake_checkpoint *c) {
     free(c->tensors);
     free(c->dir);
     free(c->config_path);
+    free(c->config_text);
+    free(c->strings);
     free(c);
 }
 

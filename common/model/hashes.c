@@ -131,8 +131,9 @@ static void hash_one(void *arg, size_t chunk, unsigned thread) {
     uint8_t *buf = j->buf + (size_t)thread * READ_BYTES;
     cake_sha256_ctx *c = cake_sha256_new();
     for (uint64_t at = 0; at < t->n_bytes && err->status == CAKE_OK;) {
-        size_t k = t->n_bytes - at < READ_BYTES ? (size_t)(t->n_bytes - at) : READ_BYTES;
-        cake_status st = cake_pread_all(f->fd, buf, k, t->file_offset + at, err);
+        uint64_t from, n = cake_tensor_extent(t, at, &from);
+        size_t k = n < READ_BYTES ? (size_t)n : READ_BYTES;
+        cake_status st = cake_pread_all(f->fd, buf, k, from, err);
         if (st != CAKE_OK)
             cake_fail_in(err, st, "'%s'", f->path);
         else

@@ -83,9 +83,11 @@ cake_status cake_model_resolve(const char *arg, char **path, cake_error *err) {
     const char *at = strchr(arg, '@');
     size_t n = at ? (size_t)(at - arg) : strlen(arg);
     if (!repo_name_ok(arg, n) || (at && !cake_name_is_plain(at + 1)))
-        return cake_fail(err, CAKE_ENOTFOUND,
-                         "no model at '%s': give a folder with config.json and *.safetensors files",
-                         arg);
+        return cake_fail(
+            err, CAKE_ENOTFOUND,
+            "no model at '%s': give a folder with config.json and *.safetensors files, or a "
+            "GGUF file",
+            arg);
     char *hub = hub_dir(), repo[512];
     size_t o = 0;
     for (size_t i = 0; i < n && o < sizeof repo - 3; i++) {

@@ -13,12 +13,12 @@ cake_status cake_model_open(cake_model *m, const char *arg, cake_error *err) {
     if (st == CAKE_OK) st = cake_checkpoint_open(&m->checkpoint, m->path, err);
     if (st == CAKE_OK) {
         const char *path = m->checkpoint->config_path;
-        st = cake_file_read(path, CAKE_CONFIG_FILE_MAX, &m->config_text, &m->config_len, err);
+        st = cake_checkpoint_config(m->checkpoint, &m->config_text, &m->config_len, err);
         if (st == CAKE_ENOTFOUND)
             cake_fail(
                 err, st,
                 "'%s' has no config.json; --model wants a checkpoint folder in Hugging Face or "
-                "MLX form",
+                "MLX form, or a GGUF file",
                 m->path);
         if (st == CAKE_OK)
             st = cake_config_parse(&m->config, m->config_text, m->config_len, path, err);

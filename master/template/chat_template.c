@@ -4,7 +4,9 @@
 #include "common/file.h"
 #include "common/json.h"
 #include "common/mem.h"
+#include "common/model/gguf.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -130,6 +132,54 @@ static void take_tokens(cake_chat_template *t, json_object *config) {
     }
 }
 
+/* ---- GGUF ---- */
+
+static cake_status gguf_template(cake_template **out, const cake_gguf *g, const char *key,
+                                 cake_error *err) {
+    cake_gguf_text s;
+    cake_status st = cake_gguf_string(g, key, false, MAX_TEMPLATE, &s, err);
+    return st == CAKE_OK && s.s ? cake_template_parse(out, s.s, s.n, key, err) : st;
+}
+
+/* The token of an id that some key names: what a template calls bos_token and so on. */
+static void gguf_token(cake_chat_template *t, const cake_gguf *g, const char *key,
+                       const char *variable) {
+    const cake_gguf_value *tokens;
+    uint64_t id = UINT64_MAX;
+    if (cake_gguf_uint(g, key, true, 0, UINT32_MAX, &id, NULL) != CAKE_OK ||
+        cake_gguf_array(g, "tokenizer.ggml.tokens", true, CAKE_GGUF_STRING, &tokens, NULL) !=
+            CAKE_OK ||
+        id >= tokens->n)
+        return;
+    const uint8_t *at = tokens->at;
+    cake_gguf_text s = {0};
+    for (uint64_t i = 0; i <= id; i++) s = cake_gguf_next_string(&at);
+    if (s.n <= INT_MAX)
+        json_object_object_add(t->variables, variable, json_object_new_string_len(s.s, (int)s.n));
+}
+
+/* Template and tokens of the GGUF file that model_path means, if it means one. */
+static cake_status take_gguf(cake_chat_template *t, const char *model_path, cake_error *err) {
+    static const char *const tokens[][2] = {{"tokenizer.ggml.bos_token_id", "bos_token"},
+                                            {"tokenizer.ggml.eos_token_id", "eos_token"},
+                                            {"tokenizer.ggml.unknown_token_id", "unk_token"},
+                                            {"tokenizer.ggml.padding_token_id", "pad_token"}};
+    char *file = NULL;
+    cake_gguf g;
+    cake_status st = cake_gguf_find_file(model_path, &file, err);
+    if (st != CAKE_OK || !file) return st;
+    if ((st = cake_gguf_open(&g, file, err)) == CAKE_OK) {
+        st = gguf_template(&t->plain, &g, "tokenizer.chat_template", err);
+        if (st == CAKE_OK)
+            st = gguf_template(&t->tool_use, &g, "tokenizer.chat_template.tool_use", err);
+        for (size_t i = 0; i < sizeof tokens / sizeof *tokens && st == CAKE_OK; i++)
+            gguf_token(t, &g, tokens[i][0], tokens[i][1]);
+        cake_gguf_deinit(&g);
+    }
+    free(file);
+    return st;
+}
+
 cake_status cake_chat_template_open(cake_chat_template **out, const char *model_dir,
                                     cake_error *err) {
     cake_chat_template *t = new_chat();
@@ -142,15 +192,17 @@ cake_status cake_chat_template_open(cake_chat_template **out, const char *model_
     if (st == CAKE_OK && !t->plain) st = read_optional(model_dir, "chat_template.json", &own, err);
     if (st == CAKE_OK && !t->plain) st = take_member(t, own, "chat_template.json", err);
     if (st == CAKE_OK && !t->plain) st = take_member(t, config, "tokenizer_config.json", err);
+    if (st == CAKE_OK && !t->plain && !t->tool_use) st = take_gguf(t, model_dir, err);
     if (st == CAKE_OK && !t->plain) {
         t->plain = t->tool_use;
         t->tool_use = NULL;
     }
     if (st == CAKE_OK && !t->plain)
-        st = cake_fail(err, CAKE_ENOTFOUND,
-                       "%s has no chat template (no chat_template.jinja, no chat_template in "
-                       "tokenizer_config.json); use a plain prompt with this model",
-                       model_dir);
+        st = cake_fail(
+            err, CAKE_ENOTFOUND,
+            "%s has no chat template (no chat_template.jinja, no chat_template in "
+            "tokenizer_config.json, none in GGUF metadata); use a plain prompt with this model",
+            model_dir);
     take_tokens(t, config);
     take_tokens(t, special);
     json_object_put(config);

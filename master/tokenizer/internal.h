@@ -270,6 +270,32 @@ cake_status tok_add_added(cake_tokenizer *t, const tok_added *a, const char *con
 cake_status tok_load_json(cake_tokenizer *t, json_object *root, cake_error *err);
 cake_status tok_load_gpt2(cake_tokenizer *t, const char *dir, json_object *config, cake_error *err);
 cake_status tok_load_spm(cake_tokenizer *t, const uint8_t *p, size_t n, cake_error *err);
+/* A GGUF file's metadata (load_gguf.c); path names the file. */
+cake_status tok_load_gguf(cake_tokenizer *t, const char *path, cake_error *err);
+
+/* Pieces as SentencePiece and GGUF list them; ids and types are theirs. */
+enum {
+    TOK_PIECE_NORMAL = 1,
+    TOK_PIECE_UNKNOWN,
+    TOK_PIECE_CONTROL,
+    TOK_PIECE_USER_DEFINED,
+    TOK_PIECE_UNUSED,
+    TOK_PIECE_BYTE
+};
+typedef struct {
+    const uint8_t *s; /* UTF-8, not empty, borrowed */
+    size_t n;
+    float score; /* not NaN */
+    uint32_t type, id;
+} tok_piece;
+typedef struct {
+    bool dummy_prefix, collapse, escape;
+} tok_spm;
+/* Vocabulary, merges by score, components; sorts v. Ends with tok_finish. */
+cake_status tok_build_spm(cake_tokenizer *t, tok_piece *v, size_t count, const tok_spm *o,
+                          cake_error *err);
+cake_status tok_add_merge_line(cake_tokenizer *t, const char *s, size_t n, uint32_t rank,
+                               tok_buf *tmp, cake_error *err);
 /* Components (components.c); o may be NULL or JSON null. */
 cake_status tok_parse_normalizer(cake_tokenizer *t, json_object *o, cake_error *err);
 cake_status tok_parse_pre(cake_tokenizer *t, json_object *o, cake_error *err);

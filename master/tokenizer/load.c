@@ -1,5 +1,6 @@
 /* Opening a tokenizer: tokenizer.json, vocab.json + merges.txt, and the small files beside them. */
 #include "common/file.h"
+#include "common/model/gguf.h"
 #include "master/tokenizer/internal.h"
 
 #include <stdlib.h>
@@ -119,8 +120,8 @@ static cake_status add_merge(cake_tokenizer *t, const char *a, size_t a_n, const
     return CAKE_OK;
 }
 
-static cake_status add_merge_line(cake_tokenizer *t, const char *s, size_t n, uint32_t rank,
-                                  tok_buf *tmp, cake_error *err) {
+cake_status tok_add_merge_line(cake_tokenizer *t, const char *s, size_t n, uint32_t rank,
+                               tok_buf *tmp, cake_error *err) {
     const char *sp = memchr(s, ' ', n);
     size_t a_n = sp ? (size_t)(sp - s) : 0;
     if (!sp || memchr(sp + 1, ' ', n - a_n - 1))
@@ -136,8 +137,8 @@ static cake_status load_merges(cake_tokenizer *t, json_object *merges, cake_erro
     for (size_t i = 0; i < n && st == CAKE_OK; i++) {
         json_object *m = json_object_array_get_idx(merges, i);
         if (json_object_is_type(m, json_type_string)) {
-            st = add_merge_line(t, json_object_get_string(m), (size_t)json_object_get_string_len(m),
-                                (uint32_t)i, &tmp, err);
+            st = tok_add_merge_line(t, json_object_get_string(m),
+                                    (size_t)json_object_get_string_len(m), (uint32_t)i, &tmp, err);
             continue;
         }
         bool pair = json_object_is_type(m, json_type_array) && json_object_array_length(m) == 2;
@@ -331,7 +332,7 @@ static cake_status gpt2_merges(cake_tokenizer *t, const char *s, size_t n, cake_
         size_t end = nl ? (size_t)(nl - s) : n, len = end - i;
         if (len && s[i + len - 1] == '\r') len--;
         bool version = i == 0 && len >= 9 && memcmp(s, "#version:", 9) == 0;
-        if (len && !version) st = add_merge_line(t, s + i, len, rank++, &tmp, err);
+        if (len && !version) st = tok_add_merge_line(t, s + i, len, rank++, &tmp, err);
         i = end + 1;
     }
     tok_buf_free(&tmp);
@@ -434,7 +435,7 @@ cake_status cake_tokenizer_open(cake_tokenizer **out, const char *dir, cake_erro
     json_object *config = NULL, *map = NULL, *root = NULL;
     char *json = cake_path_join(dir, "tokenizer.json"),
          *spm = cake_path_join(dir, "tokenizer.model");
-    char *vocab = cake_path_join(dir, "vocab.json");
+    char *vocab = cake_path_join(dir, "vocab.json"), *gguf = NULL;
     cake_tokenizer *t = tok_new();
     cake_status st = read_optional(dir, "tokenizer_config.json", &config, err);
     if (st == CAKE_OK) st = read_optional(dir, "special_tokens_map.json", &map, err);
@@ -451,7 +452,9 @@ cake_status cake_tokenizer_open(cake_tokenizer **out, const char *dir, cake_erro
         }
     } else if (cake_file_exists(vocab)) {
         st = tok_load_gpt2(t, dir, config, err);
-    } else {
+    } else if ((st = cake_gguf_find_file(dir, &gguf, err)) == CAKE_OK && gguf) {
+        st = tok_load_gguf(t, gguf, err);
+    } else if (st == CAKE_OK) {
         st =
             cake_fail(err, CAKE_ENOTFOUND,
                       "no tokenizer there: neither tokenizer.json, tokenizer.model nor vocab.json");
@@ -470,6 +473,7 @@ out:
     free(json);
     free(spm);
     free(vocab);
+    free(gguf);
     return st;
 }
 

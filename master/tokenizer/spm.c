@@ -54,41 +54,33 @@ static int next(reader *r, field *f) {
     }
 }
 
-enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
-typedef struct {
-    const uint8_t *s;
-    size_t n;
-    float score;
-    uint32_t type, id;
-} piece;
-
 static int by_score(const void *a, const void *b) {
-    const piece *x = a, *y = b;
+    const tok_piece *x = a, *y = b;
     if (x->score != y->score) return x->score > y->score ? -1 : 1;
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
 static cake_status broken(cake_error *err, const char *what) {
-    return cake_fail(err, CAKE_EFORMAT, "tokenizer.model: %s", what);
+    return cake_fail(err, CAKE_EFORMAT, "%s", what);
 }
 
-static cake_status read_pieces(const uint8_t *p, size_t n, piece **out, size_t *count,
+static cake_status read_pieces(const uint8_t *p, size_t n, tok_piece **out, size_t *count,
                                cake_error *err) {
     reader r = {p, n, 0};
     field f, g;
     size_t cap = 0, k = 0;
-    piece *v = NULL;
+    tok_piece *v = NULL;
     int rc, rc2;
     while ((rc = next(&r, &f)) == 1) {
         if (f.field != 1 || f.wire != 2) continue;
         if (k == cap) {
             cap = cap ? cap * 2 : 1024;
-            piece *w = cap > TOK_MAX_IDS * 2 ? NULL : realloc(v, cap * sizeof *w);
-            if (!w) return free(v), cake_fail(err, CAKE_ENOMEM, "tokenizer.model: too many pieces");
+            tok_piece *w = cap > TOK_MAX_IDS * 2 ? NULL : realloc(v, cap * sizeof *w);
+            if (!w) return free(v), cake_fail(err, CAKE_ENOMEM, "too many pieces");
             v = w;
         }
         reader q = {f.bytes, f.len, 0};
-        v[k] = (piece){.type = NORMAL, .id = (uint32_t)k};
+        v[k] = (tok_piece){.type = TOK_PIECE_NORMAL, .id = (uint32_t)k};
         while ((rc2 = next(&q, &g)) == 1) {
             uint32_t bits = (uint32_t)g.value;
             if (g.field == 1 && g.wire == 2) v[k].s = g.bytes, v[k].n = g.len;
@@ -138,7 +130,7 @@ static cake_status read_specs(const uint8_t *p, size_t n, spec *o, cake_error *e
 
 /* Each way of cutting a piece into two pieces is a merge; its rank is the order of the piece's
  * score (equal scores share a rank, so that the leftmost place wins as in SentencePiece). */
-static cake_status add_pairs(cake_tokenizer *t, piece *v, size_t n, cake_error *err) {
+static cake_status add_pairs(cake_tokenizer *t, tok_piece *v, size_t n, cake_error *err) {
     const tok_vocab *vo = &t->vocab;
     size_t pairs = 0;
     cake_status st = CAKE_OK;
@@ -148,7 +140,7 @@ static cake_status add_pairs(cake_tokenizer *t, piece *v, size_t n, cake_error *
         for (size_t i = 0; i < n && st == CAKE_OK; i++) {
             const char *s = (const char *)v[i].s;
             if (i && v[i].score != v[i - 1].score) rank++;
-            if (v[i].type != NORMAL) continue;
+            if (v[i].type != TOK_PIECE_NORMAL) continue;
             if (v[i].n > 512) return broken(err, "a piece is longer than 512 bytes");
             for (size_t k = tok_utf8_len(v[i].s[0]); k < v[i].n; k += tok_utf8_len(v[i].s[k])) {
                 uint32_t l = tok_vocab_find(vo, s, k), r = tok_vocab_find(vo, s + k, v[i].n - k);
@@ -165,7 +157,7 @@ static cake_status add_pairs(cake_tokenizer *t, piece *v, size_t n, cake_error *
 }
 
 /* The normalizer and decoder as tokenizer.json would have them. */
-static cake_status components(cake_tokenizer *t, const spec *o, cake_error *err) {
+static cake_status components(cake_tokenizer *t, const tok_spm *o, cake_error *err) {
     static const char decoder[] =
         "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":"
         "\"\xE2\x96\x81\"},"
@@ -189,38 +181,26 @@ static cake_status components(cake_tokenizer *t, const spec *o, cake_error *err)
     return st;
 }
 
-cake_status tok_load_spm(cake_tokenizer *t, const uint8_t *p, size_t n, cake_error *err) {
-    spec o = {.model_type = 1, .bos = 1, .eos = 2, .dummy_prefix = 1, .collapse = 1, .escape = 1};
-    piece *v = NULL;
-    size_t count = 0;
-    cake_status st = read_specs(p, n, &o, err);
-    if (st == CAKE_OK && o.model_type != 2)
-        st = cake_fail(
-            err, CAKE_EUNSUPPORTED,
-            "tokenizer.model: type %u is not supported (only BPE, 2); or it is not a SentencePiece "
-            "model",
-            (unsigned)o.model_type);
-    if (st == CAKE_OK && (o.charsmap || o.suffix))
-        st = cake_fail(err, CAKE_EUNSUPPORTED, "tokenizer.model: %s is not supported",
-                       o.charsmap ? "a normalization table" : "treat_whitespace_as_suffix");
-    if (st == CAKE_OK) st = read_pieces(p, n, &v, &count, err);
+cake_status tok_build_spm(cake_tokenizer *t, tok_piece *v, size_t count, const tok_spm *o,
+                          cake_error *err) {
+    cake_status st = CAKE_OK;
     t->bpe.fuse_unk = true;
     for (size_t i = 0; i < count && st == CAKE_OK; i++) {
         const char *s = (const char *)v[i].s;
         tok_added a = {.id = v[i].id};
         switch (v[i].type) {
-        case NORMAL:
-        case UNUSED:
+        case TOK_PIECE_NORMAL:
+        case TOK_PIECE_UNUSED:
             st = tok_vocab_add(&t->vocab, v[i].id, s, v[i].n,
-                               v[i].type == NORMAL ? TOK_MODEL : 0x80, err);
+                               v[i].type == TOK_PIECE_NORMAL ? TOK_MODEL : 0x80, err);
             break;
-        case BYTE:
+        case TOK_PIECE_BYTE:
             t->bpe.byte_fallback = true;
             st = tok_vocab_add(&t->vocab, v[i].id, s, v[i].n, TOK_MODEL, err);
             break;
-        case UNKNOWN: t->bpe.unk = v[i].id; /* fall through */
-        case CONTROL: st = tok_add_added(t, &a, s, v[i].n, true, err); break;
-        case USER_DEFINED:
+        case TOK_PIECE_UNKNOWN: t->bpe.unk = v[i].id; /* fall through */
+        case TOK_PIECE_CONTROL: st = tok_add_added(t, &a, s, v[i].n, true, err); break;
+        case TOK_PIECE_USER_DEFINED:
             a.normalized = true; /* found in the text as the model sees it */
             st = tok_add_added(t, &a, s, v[i].n, false, err);
             break;
@@ -231,9 +211,26 @@ cake_status tok_load_spm(cake_tokenizer *t, const uint8_t *p, size_t n, cake_err
         qsort(v, count, sizeof *v, by_score);
         st = add_pairs(t, v, count, err);
     }
+    if (st == CAKE_OK) st = components(t, o, err);
+    return st == CAKE_OK ? tok_finish(t, err) : st;
+}
+
+cake_status tok_load_spm(cake_tokenizer *t, const uint8_t *p, size_t n, cake_error *err) {
+    spec o = {.model_type = 1, .bos = 1, .eos = 2, .dummy_prefix = 1, .collapse = 1, .escape = 1};
+    tok_piece *v = NULL;
+    size_t count = 0;
+    cake_status st = read_specs(p, n, &o, err);
+    if (st == CAKE_OK && o.model_type != 2)
+        st = cake_fail(err, CAKE_EUNSUPPORTED,
+                       "type %u is not supported (only BPE, 2); or it is not a SentencePiece model",
+                       (unsigned)o.model_type);
+    if (st == CAKE_OK && (o.charsmap || o.suffix))
+        st = cake_fail(err, CAKE_EUNSUPPORTED, "%s is not supported",
+                       o.charsmap ? "a normalization table" : "treat_whitespace_as_suffix");
+    if (st == CAKE_OK) st = read_pieces(p, n, &v, &count, err);
+    if (st == CAKE_OK)
+        st = tok_build_spm(t, v, count, &(tok_spm){o.dummy_prefix, o.collapse, o.escape}, err);
     free(v);
-    if (st == CAKE_OK) st = components(t, &o, err);
-    if (st == CAKE_OK) st = tok_finish(t, err);
     if (st == CAKE_OK && t->bpe.unk != TOK_NONE) {
         static const uint8_t usual[] = " \xE2\x81\x87 ";
         tok_token *k = &t->vocab.v[t->bpe.unk];

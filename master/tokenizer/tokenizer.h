@@ -1,7 +1,8 @@
 /* Text to token ids and back, as the model's own tokenizer files say.
  *
  * Read from a model directory: tokenizer.json (Hugging Face `tokenizers`, model type BPE), else
- * tokenizer.model (SentencePiece, BPE type), else vocab.json + merges.txt (GPT-2 and Qwen2 kinds).
+ * tokenizer.model (SentencePiece, BPE type), else vocab.json + merges.txt (GPT-2 and Qwen2 kinds),
+ * else the metadata of the GGUF file there. A model path that is a GGUF file has only its metadata.
  * tokenizer_config.json and special_tokens_map.json say which tokens are bos and eos. A component
  * this build does not know is CAKE_EUNSUPPORTED naming it, never a guess.
  *
@@ -27,7 +28,7 @@ void cake_ids_deinit(cake_ids *ids);
 /* CAKE_ENOMEM, or CAKE_OK with id appended. */
 cake_status cake_ids_push(cake_ids *ids, uint32_t id, cake_error *err);
 
-/* Open the tokenizer of a model directory. CAKE_ENOTFOUND (no tokenizer there), CAKE_EIO,
+/* Open the tokenizer of a model directory or GGUF file. CAKE_ENOTFOUND (no tokenizer there), CAKE_EIO,
  * CAKE_EFORMAT, CAKE_EUNSUPPORTED, CAKE_ENOSPACE (a file above its cap). Blocks on disk; a
  * 150,000-token vocabulary takes some tenths of a second. Free with cake_tokenizer_free (NULL is
  * fine) after all users of it are gone. */

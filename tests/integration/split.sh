@@ -57,6 +57,11 @@ for name in kquant-super-blocks kquant-small-blocks; do
             check "$name over $(echo $parts | wc -w) worker(s): same bits" equals split alone
     done
 done
+# A GGUF file: its blocks and its tokenizer, q and k rows put back in order on their way.
+M=$REPO/tests/models/stories260K-q8_0.gguf
+topology 0-1 2-4
+check "GGUF alone" generate alone --discovery-timeout 0
+check "GGUF over 2 workers" generate split --topology "$IT/topology.yml" && check "GGUF: same bits" equals split alone
 # A bigger one, where the collection is there.
 if M=$(model babyllama105-pad256-kquant-q4_k_m 2>/dev/null) && [ -d "$M" ]; then
     topology 0-1 2-4

@@ -310,10 +310,11 @@ static UNUSED opened open_model(const char *dir) {
     opened o = {0};
     cake_error err = {0};
     if (cake_checkpoint_open(&o.ck, dir, &err) != CAKE_OK ||
-        cake_config_read(&o.config, o.ck->config_path, &err) != CAKE_OK ||
+        cake_checkpoint_config(o.ck, &o.config_text, &o.config_len, &err) != CAKE_OK ||
+        cake_config_parse(&o.config, o.config_text, o.config_len, o.ck->config_path, &err) !=
+            CAKE_OK ||
         cake_layout_new(&o.layout, &o.config, o.ck, NULL, 0, &err) != CAKE_OK)
         fail_msg("%s", err.msg);
-    o.config_text = read_text(dir, "config.json", &o.config_len);
     return o;
 }
 static UNUSED void close_model(opened *o) {

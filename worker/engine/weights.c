@@ -38,6 +38,10 @@ static void *place(walk *w, size_t bytes) {
     return p;
 }
 
+static cake_status no_memory(walk *w, const cake_tensor *t) {
+    return cake_fail(w->err, CAKE_ENOMEM, "no memory to read tensor '%s'", t->name);
+}
+
 /* A stored vector of n floats of any type, widened to f32. */
 static cake_status load_vector(walk *w, const cake_module *m, int32_t tensor, uint32_t n,
                                const float **out) {
@@ -51,12 +55,16 @@ static cake_status load_vector(walk *w, const cake_module *m, int32_t tensor, ui
                          "tensor '%s' has type %s; F32, F16 or BF16 is needed", t->name,
                          cake_dtype_name(t->dtype));
     cake_assert(t->n_bytes == (uint64_t)n * (ft == CAKE_F32 ? 4 : 2));
+    uint8_t *owned;
+    const void *stored = cake_checkpoint_bytes(w->source, t, &owned);
+    if (!stored) return no_memory(w, t);
     if (ft == CAKE_F32)
-        memcpy(dst, t->data, n * sizeof *dst);
+        memcpy(dst, stored, n * sizeof *dst);
     else if (ft == CAKE_F16)
-        cake_f16_to_f32(dst, (const uint16_t *)(const void *)t->data, n);
+        cake_f16_to_f32(dst, stored, n);
     else
-        cake_bf16_to_f32(dst, (const uint16_t *)(const void *)t->data, n);
+        cake_bf16_to_f32(dst, stored, n);
+    free(owned);
     for (uint32_t i = 0; i < n; i++)
         if (!isfinite(dst[i]))
             return cake_fail(w->err, CAKE_EFORMAT,
@@ -126,6 +134,7 @@ typedef struct {
     const cake_wspec *spec;
     uint8_t *packed;
     size_t stride, chunks; /* of one matrix */
+    const uint8_t *rows;   /* of the one matrix, where the file has them in another order */
 } pack_job;
 
 enum { PACK_TILES = 16 };
@@ -139,6 +148,7 @@ static void pack_chunk(void *arg, size_t chunk, unsigned thread) {
     bool stack = j->modules->n_experts > 0;
     cake_wstored stored =
         stored_of(j->w, stack ? j->modules : j->modules + e, j->spec, stack ? e : 0);
+    if (j->rows) stored.weight = j->rows;
     cake_pack_tiles(j->spec, &stored, j->packed + e * j->stride, begin, end);
 }
 
@@ -151,9 +161,19 @@ static cake_status pack(walk *w, const cake_module *modules, uint32_t n, const c
         if (st != CAKE_OK) return st;
     }
     size_t bytes = cake_packed_bytes(spec);
-    pack_job job = {w,      modules, spec,
-                    packed, bytes,   (cake_tiles(spec) + PACK_TILES - 1) / PACK_TILES};
+    pack_job job = {.w = w,
+                    .modules = modules,
+                    .spec = spec,
+                    .packed = packed,
+                    .stride = bytes,
+                    .chunks = (cake_tiles(spec) + PACK_TILES - 1) / PACK_TILES};
+    const cake_tensor *t = &w->source->tensors[modules->weight];
+    uint8_t *owned = NULL;
+    if (t->head_rows && !(job.rows = cake_checkpoint_bytes(w->source, t, &owned)))
+        return no_memory(w, t);
+    cake_assert(!owned || n == 1);
     cake_pool_run(w->pool, n * job.chunks, pack_chunk, &job);
+    free(owned);
     w->done += n * bytes;
     if (w->progress) w->progress(w->arg, w->done, w->total);
     return CAKE_OK;

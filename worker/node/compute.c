@@ -208,7 +208,8 @@ static cake_status load(cake_compute *c, cake_error *err) {
     const cake_assign *a = &j->assign;
     cake_checkpoint *ck = NULL;
     cake_layout *layout = NULL;
-    char *config_path = NULL;
+    char *config = NULL;
+    size_t config_len;
     cake_unit_range ranges[CAKE_ASSIGN_STAGES_MAX];
     size_t n_ranges = ranges_of(a, ranges);
     cake_status st;
@@ -217,8 +218,9 @@ static cake_status load(cake_compute *c, cake_error *err) {
     if (!source)
         return cake_fail(err, CAKE_EPROTO, "this node has no model of its own and got no manifest");
     if ((st = cake_checkpoint_open(&ck, source, err)) != CAKE_OK) goto out;
-    config_path = cake_path_join(source, "config.json");
-    if ((st = cake_config_read(&j->config, config_path, err)) != CAKE_OK) goto out;
+    if ((st = cake_checkpoint_config(ck, &config, &config_len, err)) != CAKE_OK ||
+        (st = cake_config_parse(&j->config, config, config_len, ck->config_path, err)) != CAKE_OK)
+        goto out;
     j->has_config = true;
     if (a->stages[a->n_stages - 1].unit_end > j->config.n_layers + 2) {
         st = cake_fail(err, CAKE_EPROTO, "units up to %u are assigned and the model has %u",
@@ -266,7 +268,7 @@ static cake_status load(cake_compute *c, cake_error *err) {
         atomic_store(&c->held_bytes,
                      j->memory.weight_bytes + j->memory.kv_bytes + j->memory.other_bytes);
 out:
-    free(config_path);
+    free(config);
     cake_layout_free(layout);
     cake_checkpoint_close(ck);
     return st;
