@@ -87,7 +87,8 @@ static const struct kind_rule {
     uint32_t payload; /* most bytes of a one-frame kind */
 } rules[CAKE_MSG_KINDS] = {
     [CAKE_MSG_CONTROL] = {.id = true, .epoch = true, .payload = CAKE_CONTROL_MAX},
-    [CAKE_MSG_BATCH] = {.id = true,
+    [CAKE_MSG_BATCH] = {.flags = CAKE_FLAG_CANCELED,
+                        .id = true,
                         .stage = true,
                         .epoch = true,
                         .rows = CAKE_ROWS_MAX,
@@ -147,6 +148,8 @@ static cake_status check_header(const cake_wire_hdr *h, cake_wire_hdr *want, cak
         return cake_fail(err, st, "%s with payload type %u", name, (unsigned)h->dtype);
     if ((h->width > 0) != values)
         return cake_fail(err, st, "%s of width %u with %u rows", name, h->width, h->n_rows);
+    if (values && (h->flags & CAKE_FLAG_CANCELED))
+        return cake_fail(err, st, "%s with values that were cancelled", name);
     cut c = cut_of(h);
     want->payload_bytes = (uint64_t)c.row_bytes * h->n_rows;
     want->n_frames = c.n_frames;
@@ -306,9 +309,9 @@ cake_status cake_wire_check(const cake_wire_hdr *h, const cake_view *frames,
         return cake_fail(err, CAKE_EPROTO, "%s for stage %u with %u times, the plan has %u stages",
                          name, h->stage, h->n_times, l->n_stages);
     if (h->kind == CAKE_MSG_BATCH) {
-        if (h->width != l->width)
-            return cake_fail(err, CAKE_EPROTO, "BATCH of width %u, agreed is %u", h->width,
-                             l->width);
+        uint32_t width = h->flags & CAKE_FLAG_CANCELED ? 0 : l->width;
+        if (h->width != width)
+            return cake_fail(err, CAKE_EPROTO, "BATCH of width %u, agreed is %u", h->width, width);
         if (!(l->dtypes >> h->dtype & 1) && h->width)
             return cake_fail(err, CAKE_EPROTO, "BATCH in %s, which was not agreed",
                              cake_wire_type_name((cake_wire_type)h->dtype));

@@ -7,10 +7,12 @@
  *   CONTROL, ERROR, CHUNK, PING, PONG     payload bytes
  *   CREDIT, CANCEL                        nothing
  *
- * The payload of BATCH and RESULT is n_rows rows of `width` values. When header, descriptors and
- * payload fit into CAKE_FRAME_MAX bytes the message is one frame (every decode step is). Otherwise
- * frame 0 ends after the descriptors and frames 1.. hold as many whole rows as fit, so a row never
- * crosses frames. There is exactly one valid cut of a message, and the decoder demands it.
+ * The payload of BATCH and RESULT is n_rows rows of `width` values. A cancelled BATCH has rows,
+ * which still take their place in the KV cache of every stage, and width 0; a cancelled RESULT has
+ * no rows. When header, descriptors and payload fit into CAKE_FRAME_MAX bytes the message is one
+ * frame (every decode step is). Otherwise frame 0 ends after the descriptors and frames 1.. hold as
+ * many whole rows as fit, so a row never crosses frames. There is exactly one valid cut of a
+ * message, and the decoder demands it.
  *
  * Header fields; what a kind does not name must be 0:
  *
@@ -84,7 +86,7 @@ typedef enum {
 
 enum {
     CAKE_FLAG_ECHO = 1,     /* PING: send the padding back */
-    CAKE_FLAG_CANCELED = 2, /* RESULT: the batch was cancelled, rows were not computed */
+    CAKE_FLAG_CANCELED = 2, /* BATCH, RESULT: cancelled; rows were not computed, no values */
     CAKE_ROW_LOGITS = 1,    /* cake_row.flags: logits of this row are wanted */
 };
 

@@ -428,6 +428,15 @@ static void snapshot(cake_serve *s) {
     cake_scheduler_stats_get(s->scheduler, &st);
     atomic_store_explicit(&s->metrics.running, st.running, memory_order_relaxed);
     atomic_store_explicit(&s->metrics.waiting, st.waiting, memory_order_relaxed);
+    cake_metrics *m = &s->metrics;
+    atomic_store_explicit(&m->in_flight, st.in_flight, memory_order_relaxed);
+    atomic_store_explicit(&m->kv_blocks, st.kv.blocks, memory_order_relaxed);
+    atomic_store_explicit(&m->kv_free_blocks, st.kv.free_blocks, memory_order_relaxed);
+    atomic_store_explicit(&m->kept, st.kv.kept, memory_order_relaxed);
+    atomic_store_explicit(&m->cached_tokens, st.cached_rows, memory_order_relaxed);
+    atomic_store_explicit(&m->batches_canceled, st.canceled, memory_order_relaxed);
+    atomic_store_explicit(&m->guessed_tokens, st.guessed, memory_order_relaxed);
+    atomic_store_explicit(&m->guessed_right, st.guessed_right, memory_order_relaxed);
 }
 
 void cake_serve_observe(void *server, const cake_cluster *c) {

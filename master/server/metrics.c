@@ -66,6 +66,8 @@ void cake_metrics_print(cake_metrics *m, cake_text *out) {
     gauge(out, "requests_waiting", "Sequences waiting for a slot.", atomic_load(&m->waiting));
     counter(out, "prompt_tokens_total", "Tokens of prompts taken in.",
             atomic_load(&m->prompt_tokens));
+    counter(out, "prompt_tokens_cached_total", "Tokens of prompts that were not computed again.",
+            atomic_load(&m->cached_tokens));
     counter(out, "generation_tokens_total", "Tokens generated.",
             atomic_load(&m->generation_tokens));
     counter(out, "replays_total", "Sequences computed again because workers were lost.",
@@ -83,6 +85,18 @@ void cake_metrics_print(cake_metrics *m, cake_text *out) {
     for (size_t i = 0; i < sizeof how / sizeof *how; i++)
         cake_text_add(out, "cake_requests_total{outcome=\"%s\"} %" PRIu64 "\n", how[i].name,
                       how[i].v);
+    counter(out, "guessed_tokens_total", "Tokens guessed ahead.", atomic_load(&m->guessed_tokens));
+    counter(out, "guessed_tokens_right_total", "Of them, those that were right.",
+            atomic_load(&m->guessed_right));
+    gauge(out, "batches_in_flight", "Batches on their way through the stages.",
+          atomic_load(&m->in_flight));
+    counter(out, "batches_canceled_total", "Batches that nobody waited for any more.",
+            atomic_load(&m->batches_canceled));
+    gauge(out, "kv_blocks", "Blocks of 64 positions in the KV cache.", atomic_load(&m->kv_blocks));
+    gauge(out, "kv_blocks_free", "Of them, those that hold nothing.",
+          atomic_load(&m->kv_free_blocks));
+    gauge(out, "kv_sequences_kept", "Finished sequences kept for others to go on from.",
+          atomic_load(&m->kept));
     histogram(out, "time_to_first_token_seconds", "From the request to its first token.",
               &m->first_token);
     histogram(out, "inter_token_seconds", "Between two tokens of a request.", &m->inter_token);

@@ -347,6 +347,42 @@ static void batched_equals_alone(void **state) {
     for (size_t e = 0; e < sizeof EIGHT / sizeof *EIGHT; e++) check_batched(EIGHT[e]);
 }
 
+/* A batch that is stopped at any layer takes its place in the tables, as a computed one; cut off and
+ * sent again it gives what it would have given. */
+static bool at_zero(void *arg) {
+    int *left = arg;
+    return (*left)-- == 0;
+}
+static void stopped_batches(void **state) {
+    (void)state;
+    model m = {0};
+    assert_true(open_model(&m, EIGHT[0]));
+    uint32_t vocab = m.config.vocab, k = 20;
+    float *want = baseline(&m, false), *got = cake_malloc((size_t)m.n_prompt * vocab * sizeof *got);
+    pipeline p;
+    open_pipeline(&p, &m, false, 1, 0, NULL);
+    cake_error err;
+    cake_row rows[20];
+    feed(&p, 0, 0, m.prompt, 30, 30, NULL);
+    for (uint32_t i = 0; i < k; i++) rows[i] = (cake_row){0, 30 + i, m.prompt[30 + i], 0};
+    for (uint32_t layer = 0; layer < m.config.n_layers; layer++) {
+        int left = (int)layer;
+        cake_stage_set_stop(p.stage[0], at_zero, &left);
+        assert_int_equal(run_rows(&p, NULL, 0, rows, k, &err), CAKE_ECANCELED);
+        cake_stage_set_stop(p.stage[0], NULL, NULL);
+        cake_kv_op cut = {CAKE_KV_TRIM, 0, 30 + k, 0}; /* refused if it were not that long */
+        must(run_rows(&p, &cut, 1, NULL, 0, &err), &err);
+        cut.a = 30;
+        must(run_rows(&p, &cut, 1, NULL, 0, &err), &err);
+    }
+    feed(&p, 0, 30, m.prompt + 30, m.n_prompt - 30, 11, got);
+    assert_memory_equal(got, want + (size_t)30 * vocab, (m.n_prompt - 30) * vocab * sizeof *got);
+    close_pipeline(&p);
+    free(got);
+    free(want);
+    close_model(&m);
+}
+
 /* Fork and trim: a shared prefix continues as if it had been computed anew. */
 static void fork_and_trim(void **state) {
     (void)state;
@@ -453,7 +489,7 @@ int main(void) {
         cmocka_unit_test(every_split),
         cmocka_unit_test(every_chunk),
         cmocka_unit_test(batched_equals_alone),
-        cmocka_unit_test(fork_and_trim),
+        cmocka_unit_test(stopped_batches), cmocka_unit_test(fork_and_trim),
         cmocka_unit_test(bad_batches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -294,6 +294,41 @@ static void more_than_fits(void **state) {
     free(a);
 }
 
+/* A prompt that is cancelled under way: its batches are not computed, and what they would have held
+ * is never taken for computed. */
+static void cancelled_batches(void **state) {
+    (void)state;
+    uint32_t ids[200];
+    for (uint32_t k = 0; k < 200; k++) ids[k] = 3 + k * k % 89;
+    answer cold = {.want = 20};
+    cake_error err;
+    cake_scheduler *s = new_scheduler();
+    submit_ids(s, ids, 200, &cold);
+    drain(s);
+    cake_scheduler_free(s);
+    s = new_scheduler();
+    for (int round = 0; round < 30; round++) {
+        answer gone = {.want = 20}, a = {.want = 20};
+        ids[0] = 3 + (uint32_t)round; /* another beginning each time, then the known one */
+        submit_ids(s, ids, 200, &gone);
+        for (int k = 0; k <= round % 4; k++) must(cake_scheduler_step(s, 0, &err), &err);
+        cake_scheduler_cancel(s, gone.id);
+        assert_true(gone.over);
+        if (round % 3 == 0) {
+            ids[0] = 3;
+            submit_ids(s, ids, 200, &a);
+            drain(s);
+            same_answer(&a, &cold);
+        }
+    }
+    drain(s);
+    cake_scheduler_stats st;
+    cake_scheduler_stats_get(s, &st);
+    assert_true(st.canceled > 0);
+    assert_int_equal(st.kv.open, 0);
+    cake_scheduler_free(s);
+}
+
 /* ---- guessing ---- */
 
 /* A text that is decided beforehand, and what the model made of it at every position. */
@@ -526,8 +561,9 @@ int main(void) {
         cmocka_unit_test(cancelling),        cmocka_unit_test(freed_at_work),
         cmocka_unit_test(refusals),          cmocka_unit_test(scoring),
         cmocka_unit_test(second_turn),       cmocka_unit_test(shared_prompt),
-        cmocka_unit_test(more_than_fits),    cmocka_unit_test(guessing),
-        cmocka_unit_test(guessing_ends),     cmocka_unit_test(deadlines),
+        cmocka_unit_test(more_than_fits),    cmocka_unit_test(cancelled_batches),
+        cmocka_unit_test(guessing),          cmocka_unit_test(guessing_ends),
+        cmocka_unit_test(deadlines),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -271,6 +271,40 @@ static void golden_small_kinds(void **state) {
     }
 }
 
+/* A cancelled batch still has its rows and commands, and no values. */
+static void canceled_batch(void **state) {
+    (void)state;
+    cake_wire_hdr h = {.kind = CAKE_MSG_BATCH,
+                       .flags = CAKE_FLAG_CANCELED,
+                       .epoch = 3,
+                       .id = 9,
+                       .stage = 2,
+                       .n_rows = 2,
+                       .n_ops = 1};
+    const cake_row rows[] = {{1, 5, 299, 0}, {7, 127, 0, CAKE_ROW_LOGITS}};
+    const cake_kv_op ops[] = {{CAKE_KV_TRIM, 2, 64, 0}};
+    cake_msg *m = cake_msg_rows(&h, rows, ops, NULL);
+    assert_non_null(m);
+    cake_wire_hdr got;
+    EXPECT(CAKE_OK, cake_wire_decode(&got, m->frames, m->h.n_frames, &err_));
+    EXPECT(CAKE_OK, cake_wire_check(&got, m->frames, &plan, &err_));
+    assert_int_equal(got.flags, CAKE_FLAG_CANCELED);
+    assert_int_equal(cake_wire_row(m->frames, 1).pos, 127);
+    got.flags = 0; /* a stage that wants values does not take a batch without */
+    EXPECT(CAKE_EPROTO, cake_wire_check(&got, m->frames, &plan, &err_));
+    cake_msg_free(m);
+    h.width = 4;
+    h.dtype = CAKE_WIRE_F32;
+    assert_null(cake_msg_rows(&h, rows, ops, NULL));
+    h = (cake_wire_hdr){.kind = CAKE_MSG_RESULT,
+                        .flags = CAKE_FLAG_CANCELED,
+                        .epoch = 3,
+                        .n_rows = 1,
+                        .width = 300};
+    h.dtype = CAKE_WIRE_F32;
+    assert_null(cake_msg_rows(&h, rows, NULL, NULL));
+}
+
 static void round_trip(void **state) {
     (void)state;
     cake_msg *m = sample_batch();
@@ -773,6 +807,7 @@ static void transfer_refuses(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(golden_batch),
                                        cmocka_unit_test(golden_small_kinds),
+                                       cmocka_unit_test(canceled_batch),
                                        cmocka_unit_test(round_trip),
                                        cmocka_unit_test(truncated),
                                        cmocka_unit_test(header_bytes),

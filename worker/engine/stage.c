@@ -49,6 +49,8 @@ struct cake_stage {
     cake_attn_spec attn;
     cake_rope rope;
     bool first, last; /* has the embedding, has the head */
+    bool (*stop)(void *arg);
+    void *stop_arg;
     cake_stats *stats; /* NULL: not asked for */
     run *runs;
     uint32_t n_runs;
@@ -655,6 +657,15 @@ static uint32_t run_head(pass *p, const cake_row *rows, float *out) {
     return n;
 }
 
+void cake_stage_set_stop(cake_stage *s, bool (*stop)(void *arg), void *arg) {
+    s->stop = stop;
+    s->stop_arg = arg;
+}
+
+static bool stopped(const cake_stage *st) {
+    return st->stop && st->stop(st->stop_arg);
+}
+
 cake_status cake_stage_run(cake_stage *st, const cake_kv_op *ops, uint32_t n_ops,
                            const cake_row *rows, uint32_t n_rows, const float *in, float *out,
                            uint32_t *n_out, cake_error *err) {
@@ -664,6 +675,7 @@ cake_status cake_stage_run(cake_stage *st, const cake_kv_op *ops, uint32_t n_ops
     if ((status = find_runs(st, rows, n_rows, err)) != CAKE_OK) return status;
     *n_out = 0;
     if (n_rows == 0) return CAKE_OK;
+    if (stopped(st)) return cake_fail(err, CAKE_ECANCELED, "the batch was cancelled");
     cake_scratch *s = st->s;
     size_t row_floats = s->hidden;
     if (st->first) {
@@ -677,7 +689,10 @@ cake_status cake_stage_run(cake_stage *st, const cake_kv_op *ops, uint32_t n_ops
             cake_rope_angles(&st->rope, rows[i].pos, s->cos + (size_t)i * s->half_dim,
                              s->sin + (size_t)i * s->half_dim);
     pass p = {.stage = st, .n_rows = n_rows};
-    for (uint32_t i = 0; i < st->w.n_layers; i++) run_layer(&p, i);
+    for (uint32_t i = 0; i < st->w.n_layers; i++) {
+        if (i && stopped(st)) return cake_fail(err, CAKE_ECANCELED, "the batch was cancelled");
+        run_layer(&p, i);
+    }
     p.norm = NULL; /* add the last projection, nothing after it */
     if (p.residual) for_rows(&p, s->hidden, add_residual);
     if (st->last) {

@@ -76,13 +76,19 @@ uint32_t cake_stage_width_in(const cake_stage *s);
 uint32_t cake_stage_width_out(const cake_stage *s);
 bool cake_stage_has_head(const cake_stage *s);
 
+/* stop, if not NULL, is asked before every layer of a batch, on the calling thread; true: nobody
+ * wants the rows any more. Its KV tables then are what they are after any batch, the positions of
+ * its rows hold nothing of use, and cake_stage_run returns CAKE_ECANCELED. */
+void cake_stage_set_stop(cake_stage *s, bool (*stop)(void *arg), void *arg);
+
 /* Apply the KV operations, then run the rows.
  *   rows  [n_rows] rows of one sequence are adjacent, at consecutive positions, and continue what
  * the sequence holds; a sequence appears once per batch in    [n_rows][hidden] activations, or NULL
  * when the stage begins with the embedding out   [n_rows][hidden], or, when the stage ends with the
  * head, [n_logits][vocab] for the rows flagged CAKE_ROW_LOGITS in order; *n_out is the number of
  * rows written CAKE_EINVAL, CAKE_ENOSPACE: the batch is inconsistent with the stage's state; the KV
- * operations that preceded the mistake stay applied, no row of the batch does. */
+ * operations that preceded the mistake stay applied, no row of the batch does. CAKE_ECANCELED: see
+ * cake_stage_set_stop. */
 cake_status cake_stage_run(cake_stage *s, const cake_kv_op *ops, uint32_t n_ops,
                            const cake_row *rows, uint32_t n_rows, const float *in, float *out,
                            uint32_t *n_out, cake_error *err);

@@ -24,7 +24,8 @@
 
 enum {
     PROGRESS_MS = 200,
-    DAMAGED_MAX = 16, /* tensors with a wrong hash before a transfer is given up */
+    DAMAGED_MAX = 16,  /* tensors with a wrong hash before a transfer is given up */
+    CANCELED_MAX = 64, /* cancelled batches remembered; more are never in flight */
 };
 
 /* Everything that belongs to one assignment. */
@@ -54,7 +55,11 @@ struct cake_compute {
     cake_speed speed;
     pthread_t thread;
     _Atomic bool stop;
-    _Atomic uint64_t held_bytes; /* memory of the loaded assignment */
+    _Atomic uint64_t held_bytes;             /* memory of the loaded assignment */
+    _Atomic uint64_t canceled[CANCELED_MAX]; /* ring of batch ids; 0: none */
+    _Atomic unsigned n_canceled;
+    uint64_t batch; /* at hand; 0: none */
+    bool given_up;  /* by the stage before */
     job j;
     bool receiving;
     cake_receiver receiver;
@@ -165,6 +170,15 @@ static void on_load_progress(void *arg, uint64_t done, uint64_t total) {
     send_progress(c, done, total, false);
 }
 
+/* Nobody wants the batch at hand; asked before every layer. */
+static bool is_canceled(void *compute) {
+    cake_compute *c = compute;
+    bool found = c->given_up;
+    for (int i = 0; c->batch && i < CANCELED_MAX && !found; i++)
+        found = atomic_load_explicit(&c->canceled[i], memory_order_relaxed) == c->batch;
+    return found;
+}
+
 /* Stage ranges as unit ranges, neighbours merged. */
 static size_t ranges_of(const cake_assign *a, cake_unit_range *out) {
     size_t n = 0;
@@ -262,6 +276,7 @@ static cake_status load(cake_compute *c, cake_error *err) {
     for (uint32_t i = 0; st == CAKE_OK && i < a->n_stages; i++) {
         st =
             cake_stage_new(&j->stage[i], &so[i], ck, c->pool, j->scratch, on_load_progress, c, err);
+        if (st == CAKE_OK) cake_stage_set_stop(j->stage[i], is_canceled, c);
         if (st == CAKE_OK) st = cake_stage_self_test(j->stage[i], err);
     }
     if (st == CAKE_OK)
@@ -459,6 +474,11 @@ static void on_assign(cake_compute *c, const cake_msg *m, json_object *json) {
 
 /* ---- batches ---- */
 
+void cake_compute_cancel(cake_compute *c, uint64_t batch) {
+    unsigned i = atomic_fetch_add(&c->n_canceled, 1) % CANCELED_MAX;
+    atomic_store(&c->canceled[i], batch);
+}
+
 static void send_error(cake_compute *c, const cake_msg *m, cake_status st, const char *text) {
     cake_log(CAKE_LOG_WARN, "event=batch_refused batch=%" PRIu64 " stage=%u code=%s reason=\"%s\"",
              m->h.id, m->h.stage, cake_status_name(st), text);
@@ -468,7 +488,8 @@ static void send_error(cake_compute *c, const cake_msg *m, cake_status st, const
 /* The output of a stage as a message, for the rows and ops now in the job: header, descriptors,
  * timings of all stages so far, values. */
 static cake_msg *build_output(const cake_compute *c, const cake_msg *m, uint32_t slot,
-                              const float *values, uint32_t n_out, uint64_t started_ns) {
+                              const float *values, uint32_t n_out, bool canceled,
+                              uint64_t started_ns) {
     const job *j = &c->j;
     bool head = cake_stage_has_head(j->stage[slot]);
     cake_stage_time times[CAKE_STAGES_MAX];
@@ -489,9 +510,10 @@ static cake_msg *build_output(const cake_compute *c, const cake_msg *m, uint32_t
                        .n_ops = head ? 0 : m->h.n_ops,
                        .n_times = n_times,
                        .width = width};
-    if (head && n_out == 0) h.width = 0, h.dtype = CAKE_WIRE_NONE; /* nobody asked for logits */
+    if (canceled) h.flags = CAKE_FLAG_CANCELED;
+    if (canceled || (head && n_out == 0)) h.width = 0, h.dtype = CAKE_WIRE_NONE; /* no values */
     cake_msg *out = cake_msg_rows(&h, j->rows, j->ops, times);
-    for (uint32_t i = 0; out && i < n_out; i++)
+    for (uint32_t i = 0; out && h.width && i < n_out; i++)
         cake_act_pack(cake_msg_values(out, i), values + (size_t)i * width, width, type);
     return out;
 }
@@ -528,7 +550,7 @@ static void on_batch(cake_compute *c, const cake_msg *m) {
     for (uint32_t i = 0; i < n; i++) {
         rows[i] = cake_msg_row(m, i);
         n_logits += rows[i].flags & CAKE_ROW_LOGITS;
-        if (width)
+        if (m->h.width)
             cake_act_unpack(j->in + (size_t)i * width, cake_wire_values(&m->h, m->frames, i), width,
                             (cake_wire_type)m->h.dtype);
     }
@@ -538,10 +560,16 @@ static void on_batch(cake_compute *c, const cake_msg *m) {
         st = cake_fail(&err, CAKE_EINVAL, "logits of %u rows were asked for, at most %u fit",
                        n_logits, cake_logit_rows_max(j->config.vocab, j->assign.max_rows));
     } else {
+        c->batch = m->h.id;
+        c->given_up = m->h.flags & CAKE_FLAG_CANCELED;
         st = cake_stage_run(stage, ops, m->h.n_ops, rows, n, width ? j->in : NULL,
                             head ? j->logits : j->in, &n_out, &err);
     }
-    if (st != CAKE_OK) {
+    c->batch = 0;
+    c->given_up = false;
+    bool canceled = st == CAKE_ECANCELED;
+    if (canceled) n_out = head ? 0 : n;
+    if (st != CAKE_OK && !canceled) {
         send_error(c, m, st, err.msg);
     } else {
         if (head) { /* descriptors of the rows that have logits */
@@ -549,7 +577,8 @@ static void on_batch(cake_compute *c, const cake_msg *m) {
             for (uint32_t i = 0; i < n; i++)
                 if (rows[i].flags & CAKE_ROW_LOGITS) rows[k++] = rows[i];
         }
-        cake_msg *reply = build_output(c, m, slot, head ? j->logits : j->in, n_out, started);
+        cake_msg *reply =
+            build_output(c, m, slot, head ? j->logits : j->in, n_out, canceled, started);
         if (!reply) {
             send_error(c, m, CAKE_ENOMEM, "no memory for the output of a batch");
         } else {

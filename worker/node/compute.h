@@ -46,6 +46,8 @@ void cake_compute_free(cake_compute *c);
 
 /* Hand over a message (CONTROL assign and stats, CHUNK, BATCH); m is taken. */
 void cake_compute_push(cake_compute *c, cake_msg *m);
+/* Rows of this batch of the present plan need not be computed. Any thread; never blocks. */
+void cake_compute_cancel(cake_compute *c, uint64_t batch);
 size_t cake_compute_backlog(cake_compute *c);
 
 /* Output queue of cake_out*, each the taker's to free (and its msg to send or free). */

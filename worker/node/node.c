@@ -161,6 +161,9 @@ static void on_message(cake_serving *s, cake_msg *m) {
     switch (m->h.kind) {
     case CAKE_MSG_PING: reply(s, &m->from, cake_msg_pong(m)); break;
     case CAKE_MSG_CONTROL: on_control(s, m); return;
+    case CAKE_MSG_CANCEL: /* past the queue: it concerns what is in there */
+        if (cake_peer_equal(&m->from, &s->master)) cake_compute_cancel(s->compute, m->h.id);
+        break;
     case CAKE_MSG_CHUNK:
     case CAKE_MSG_BATCH:
         if (cake_compute_backlog(s->compute) < BACKLOG_MAX) {
