@@ -14,7 +14,7 @@ VF_tsan    := -O1 -g -DCAKE_DEBUG -fsanitize=thread
 VF_cov     := -O0 -g --coverage
 VF_fuzz    := $(VF_asan) -fsanitize=fuzzer-no-link
 VERSION := 0.1.0
-override CPPFLAGS += -I. -D_GNU_SOURCE -DCAKE_VERSION='"$(VERSION)"'
+override CPPFLAGS += -I. -I$(B)/gen -D_GNU_SOURCE -DCAKE_VERSION='"$(VERSION)"'
 # -ffp-contract=off: the compiler must never fuse what the source does not fuse (same bits everywhere).
 override CFLAGS   += -std=c11 $(WARN) -ffp-contract=off -ffunction-sections -fdata-sections \
                      -fstack-protector-strong $(VF_$(VARIANT)) -MMD -MP
@@ -66,6 +66,14 @@ $(REPLAY): $(B)/tests/fuzz/replay_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/re
 $(B)/%.o: %.c $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(if $(call isa,$*),$(filter-out -fsanitize=thread,$(CFLAGS)),$(CFLAGS)) $(call isa,$*) -c $< -o $@
+# The web page as lists of numbers that C includes; its scripts are one, in this order.
+PAGE := master/page/
+$(B)/gen/page/page.js.inc: $(addprefix $(PAGE),base.js markdown.js chat.js cluster.js main.js)
+$(B)/gen/page/page.css.inc: $(PAGE)page.css
+$(B)/gen/page/page.html.inc: $(PAGE)page.html
+$(B)/gen/page/%.inc:
+	@mkdir -p $(@D); cat $^ | od -An -v -tu1 | sed 's/[0-9][0-9]*/&,/g' >$@.tmp && mv $@.tmp $@
+$(B)/$(PAGE)page.o: $(addprefix $(B)/gen/page/page.,js.inc css.inc html.inc)
 # Rebuild when compiler or flags change.
 $(B)/.flags: FORCE
 	@mkdir -p $(@D); echo '$(CC) $(CPPFLAGS) $(CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS)' > $@

@@ -6,6 +6,7 @@
 static const cake_route *const tables[] = {
     cake_core_routes,
     cake_cluster_routes,
+    cake_page_routes,
 };
 
 static bool takes(const cake_route *r, const char *method) {

@@ -24,6 +24,7 @@ struct cake_route {
 
 extern const cake_route cake_core_routes[];    /* server.c */
 extern const cake_route cake_cluster_routes[]; /* cluster_api.c */
+extern const cake_route cake_page_routes[];    /* page_route.c */
 
 /* NULL: nothing is there. *other_method: the path exists, and this is what it takes. */
 const cake_route *cake_route_find(const char *method, const char *path, const char **rest,
