@@ -162,8 +162,6 @@ static void route_row(block *b, uint32_t row) {
     const cake_moe_config *c = &b->m->config->moe;
     cake_moe_scratch *s = b->s;
     float *p = s->probs + (size_t)row * c->n_experts;
-    const float *bias = b->m->w->router.bias;
-    if (bias) cake_add(p, p, bias, c->n_experts);
     cake_softmax(p, c->n_experts);
     size_t at = (size_t)row * c->top_k;
     cake_route(p, c->n_experts, c->top_k, c->norm_top_k, s->expert + at, s->weight + at);
@@ -278,7 +276,7 @@ void cake_moe_run(const cake_moe *m, const cake_act *x, float *y) {
     b.quantize_mid = int8(&w->down.spec, m->f32_mode);
     b.quantize_shared = b.shared_down.n && int8(&w->shared_down.mat.spec, m->f32_mode);
 
-    /* Routing is not for sale: a rounded router picks other experts. */
+    /* In f32 always: with rounded activations a row near a tie would go to other experts. */
     cake_stack router = stack_of_one(&w->router), mix = stack_of_one(&w->shared_mix);
     const cake_group all = {0, 0, n};
     product route = {.m = m};
