@@ -11,6 +11,7 @@ _Static_assert(CAKE_LOG_DEBUG == 0 && CAKE_LOG_NONE == 4, "order of level_choice
 _Static_assert(CAKE_COLOR_AUTO == 0 && CAKE_COLOR_NEVER == 2, "order of color_choices");
 
 static const char *const compute_choices[] = {"int8", "f32", NULL};
+static const char *const kv_choices[] = {"f16", "q8", NULL};
 static const char *const wire_choices[] = {"f32", "f16", "q8", NULL};
 static const char *const speculate_choices[] = {"auto", "off", NULL};
 static const char *const optimize_choices[] = {"latency", "throughput", NULL};
@@ -84,6 +85,8 @@ static const cake_opt opts[] = {
 
     {"compute", 0, CAKE_OPT_ENUM, AT(compute), "KIND", "int8", 0, 0, compute_choices, PLANS, 0,
      "Computing", "activations inside the matrix kernels; f32 is slow and for comparing"},
+    {"kv", 0, CAKE_OPT_ENUM, AT(kv), "KIND", "f16", 0, 0, kv_choices, PLANS, 0, "Computing",
+     "keys and values of past positions; q8 takes about half the memory of f16"},
     {"wire", 0, CAKE_OPT_ENUM, AT(wire), "KIND", "f32", 0, 0, wire_choices, PLANS, 0, "Computing",
      "activations between machines; f32 is exact, the others are for slow links"},
     {"threads", 0, CAKE_OPT_INT, AT(threads), "N", "0", 0, 1024, NULL, CORES, 0, "Computing",

@@ -28,6 +28,7 @@ enum { /* cake_cli.verb; the order of the table */
 };
 
 enum { CAKE_COMPUTE_INT8, CAKE_COMPUTE_F32 };                             /* --compute */
+enum { CAKE_OPTION_KV_F16, CAKE_OPTION_KV_Q8 };                           /* --kv */
 enum { CAKE_OPTION_WIRE_F32, CAKE_OPTION_WIRE_F16, CAKE_OPTION_WIRE_Q8 }; /* --wire */
 enum {
     CAKE_MLX_NONE,
@@ -60,6 +61,7 @@ typedef struct {
     const char *dump_logits; /* file, NULL */
     /* computing */
     int compute;     /* CAKE_COMPUTE_* */
+    int kv;          /* CAKE_OPTION_KV_* */
     int wire;        /* CAKE_OPTION_WIRE_* */
     int64_t threads; /* 0: one per core */
     int64_t context; /* positions; 0: the model's, at most 4096 */

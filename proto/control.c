@@ -42,7 +42,8 @@ static cake_msg *finish_request(json_object *o, uint64_t epoch, uint64_t request
     size_t len;
     const char *text = json_object_to_json_string_length(
         o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
-    cake_msg *m = text && len <= CAKE_CONTROL_MAX ? cake_msg_control(epoch, request, text, len) : NULL;
+    cake_msg *m =
+        text && len <= CAKE_CONTROL_MAX ? cake_msg_control(epoch, request, text, len) : NULL;
     json_object_put(o);
     return m;
 }
@@ -88,6 +89,7 @@ cake_msg *cake_control_assign(uint64_t epoch, const cake_assign *a) {
         put_str(o, "manifest", a->manifest);
     }
     put_str(o, "compute", a->f32_mode ? "f32" : "int8");
+    put_str(o, "kv", a->f32_mode ? "f32" : a->kv_q8 ? "q8" : "f16");
     if (a->collect) put_bool(o, "collect", true);
     put_str(o, "wire", cake_wire_type_name(a->wire));
     put_u64(o, "context", a->context);
@@ -209,7 +211,7 @@ static cake_status read_stage(json_object *e, cake_assign_stage *s, cake_error *
 cake_status cake_control_read_assign(json_object *o, cake_assign *a, cake_error *err) {
     *a = (cake_assign){0};
     json_object *stages;
-    const char *compute = "", *wire = "";
+    const char *compute = "", *kv = "", *wire = "";
     cake_status st = cake_json_array(o, "stages", true, CAKE_ASSIGN_STAGES_MAX, &stages, err);
     if (st != CAKE_OK) return st;
     a->n_stages = (uint32_t)json_object_array_length(stages);
@@ -219,6 +221,7 @@ cake_status cake_control_read_assign(json_object *o, cake_assign *a, cake_error 
     if (st == CAKE_OK) st = cake_json_string(o, "config", false, TEXT_MAX, &a->config, err);
     if (st == CAKE_OK) st = cake_json_string(o, "manifest", false, TEXT_MAX, &a->manifest, err);
     if (st == CAKE_OK) st = cake_json_string(o, "compute", true, 8, &compute, err);
+    if (st == CAKE_OK) st = cake_json_string(o, "kv", true, 8, &kv, err);
     if (st == CAKE_OK) st = cake_json_bool(o, "collect", false, &a->collect, err);
     if (st == CAKE_OK) st = cake_json_string(o, "wire", true, 8, &wire, err);
     if (st == CAKE_OK)
@@ -236,6 +239,11 @@ cake_status cake_control_read_assign(json_object *o, cake_assign *a, cake_error 
     if (!a->config != !a->manifest)
         return cake_fail(err, CAKE_EPROTO, "an assignment with only one of config and manifest");
     a->f32_mode = strcmp(compute, "f32") == 0;
+    a->kv_q8 = strcmp(kv, "q8") == 0;
+    if (strcmp(kv, "f32") == 0 ? !a->f32_mode
+                               : a->f32_mode || (!a->kv_q8 && strcmp(kv, "f16") != 0))
+        return cake_fail(err, CAKE_EUNSUPPORTED, "a KV cache in '%s' with compute mode '%s'", kv,
+                         compute);
     a->owner = json_object_get(o);
     return CAKE_OK;
 }

@@ -66,6 +66,7 @@ typedef struct {
     const char *config;   /* text of config.json; NULL: the node's own local model */
     const char *manifest; /* text of the bundle's manifest; NULL with config */
     bool f32_mode;
+    bool kv_q8;   /* KV cache in 8-bit integers; not with f32_mode, which keeps f32 */
     bool collect; /* keep statistics of the matrices' inputs */
     cake_wire_type wire;
     uint32_t context, n_seqs, n_blocks, max_rows;
@@ -107,8 +108,8 @@ typedef struct {
 } cake_need;
 
 /* Ask for the statistics of an input (cake_input_name). The answer has a row for each matrix: its
- * values are the means of the columns' squares, its descriptor says seq = the matrix, pos and token =
- * low and high half of the number of rows seen. */
+ * values are the means of the columns' squares, its descriptor says seq = the matrix, pos and token
+ * = low and high half of the number of rows seen. */
 typedef struct {
     uint32_t unit;
     char input[16];

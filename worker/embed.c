@@ -73,8 +73,13 @@ cake_status cake_embed_measure(const cake_layout *layout, uint32_t unit_begin, u
     return st;
 }
 
-uint64_t cake_embed_kv_block_bytes(const cake_model_config *c) {
-    cake_attn_spec a = {
-        .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .scale = 1};
+uint64_t cake_embed_kv_block_bytes(const cake_model_config *c, bool f32_mode, bool kv_q8) {
+    cake_attn_spec a = {.n_heads = c->n_heads,
+                        .n_kv_heads = c->n_kv_heads,
+                        .head_dim = c->head_dim,
+                        .scale = 1,
+                        .kv = f32_mode ? CAKE_KV_F32
+                              : kv_q8  ? CAKE_KV_Q8
+                                       : CAKE_KV_F16};
     return cake_kv_block_bytes(&a);
 }

@@ -38,8 +38,8 @@ cake_status cake_embed_measure(const cake_layout *layout, uint32_t unit_begin, u
                                uint32_t n_seqs, uint32_t context, uint32_t kv_blocks,
                                uint32_t max_rows, unsigned threads, cake_embed_need *out,
                                cake_error *err);
-/* KV bytes of one block of 64 positions in one layer. */
-uint64_t cake_embed_kv_block_bytes(const cake_model_config *c);
+/* KV bytes of one block of 64 positions in one layer, in the form an assignment says. */
+uint64_t cake_embed_kv_block_bytes(const cake_model_config *c, bool f32_mode, bool kv_q8);
 enum { CAKE_EMBED_KV_BLOCK = 64 };
 
 #endif

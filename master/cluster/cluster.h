@@ -57,6 +57,7 @@ typedef struct {
     uint32_t max_rows; /* rows of a batch; 0: a good default */
     cake_plan_goal goal;
     bool f32_mode;
+    bool kv_q8;   /* KV cache in 8-bit integers; not with f32_mode */
     bool collect; /* keep statistics: cake_cluster_stats */
     cake_wire_type wire;
 } cake_deployment_options;

@@ -97,7 +97,8 @@ cake_status cake_cluster_make_plan(cake_cluster *c, const cake_deployment_option
     cake_status st = CAKE_OK;
     if (c->o.topology) st = cake_topology_check(c->o.topology, m->config.n_layers, err);
     if (st == CAKE_OK)
-        st = cake_model_units(m, o->sequences, o->context, p->options.max_rows, &p->units, err);
+        st = cake_model_units(m, o->sequences, o->context, p->options.max_rows, o->f32_mode,
+                              o->kv_q8, &p->units, err);
     if (st != CAKE_OK) return st;
     p->nodes = cake_calloc(c->n_peers + 1, sizeof *p->nodes);
     p->links = cake_calloc(c->n_peers + 1, sizeof *p->links);
@@ -228,6 +229,7 @@ static cake_status assign_node(cake_cluster *c, cake_cluster_plan *p, uint32_t n
     cake_status st = cake_cluster_bundle(c, p, node, &bundle, err);
     if (st != CAKE_OK) return st;
     cake_assign a = {.f32_mode = p->options.f32_mode,
+                     .kv_q8 = p->options.kv_q8,
                      .collect = p->options.collect,
                      .wire = p->options.wire,
                      .context = p->options.context,

@@ -123,7 +123,11 @@ cake_status cake_session_plan(cake_session *s, uint32_t sequences, cake_error *e
         .sequences = sequences,
         .goal = o->optimize == CAKE_OPTIMIZE_THROUGHPUT ? CAKE_PLAN_THROUGHPUT : CAKE_PLAN_LATENCY,
         .f32_mode = o->compute == CAKE_COMPUTE_F32,
+        .kv_q8 = o->kv == CAKE_OPTION_KV_Q8,
         .wire = wire[o->wire]};
+    if (d.f32_mode && d.kv_q8)
+        return cake_fail(err, CAKE_EUSAGE,
+                         "--compute f32 keeps the KV cache in f32; leave out --kv q8");
     cake_status st = cake_model_context(&s->model, o->context, &d.context, err);
     if (st == CAKE_OK) st = cake_cluster_make_plan(s->cluster, &d, &s->plan, err);
     s->has_plan = st == CAKE_OK;

@@ -71,9 +71,11 @@ static uint64_t macs_of(const cake_model *m, uint32_t unit) {
 }
 
 cake_status cake_model_units(const cake_model *m, uint32_t sequences, uint32_t context,
-                             uint32_t max_rows, cake_plan_unit **out, cake_error *err) {
+                             uint32_t max_rows, bool f32_mode, bool kv_q8, cake_plan_unit **out,
+                             cake_error *err) {
     uint32_t n_units = m->config.n_layers + 2;
     cake_plan_unit *u = cake_calloc(n_units, sizeof *u);
+    uint64_t kv = cake_embed_kv_block_bytes(&m->config, f32_mode, kv_q8) / CAKE_EMBED_KV_BLOCK;
     uint32_t blocks = sequences * (context / CAKE_EMBED_KV_BLOCK + 1);
     for (uint32_t i = 0; i < n_units; i++) {
         cake_embed_need need;
@@ -86,12 +88,12 @@ cake_status cake_model_units(const cake_model *m, uint32_t sequences, uint32_t c
         uint64_t idle = idle_bytes(m, i);
         if (idle > need.weight_bytes) idle = need.weight_bytes;
         bool layer = i > 0 && i < n_units - 1, embed = i == 0;
-        u[i] = (cake_plan_unit){
-            .weight_bytes = need.weight_bytes,
-            .read_bytes = embed ? need.weight_bytes / m->config.vocab : need.weight_bytes - idle,
-            .macs = embed ? m->config.hidden : macs_of(m, i),
-            .kv_bytes = layer ? cake_embed_kv_block_bytes(&m->config) / CAKE_EMBED_KV_BLOCK : 0,
-            .scratch_bytes = need.scratch_bytes};
+        u[i] = (cake_plan_unit){.weight_bytes = need.weight_bytes,
+                                .read_bytes = embed ? need.weight_bytes / m->config.vocab
+                                                    : need.weight_bytes - idle,
+                                .macs = embed ? m->config.hidden : macs_of(m, i),
+                                .kv_bytes = layer ? kv : 0,
+                                .scratch_bytes = need.scratch_bytes};
         if (i == n_units - 1)
             u[i].scratch_bytes +=
                 (uint64_t)cake_logit_rows_max(m->config.vocab, max_rows) * m->config.vocab * 4;

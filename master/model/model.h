@@ -19,10 +19,10 @@ typedef struct {
 cake_status cake_model_open(cake_model *m, const char *arg, cake_error *err);
 void cake_model_close(cake_model *m);
 
-/* Unit costs for the planner: n_layers + 2 of them, caller frees. sequences, context, max_rows as
- * in the plan. */
+/* Unit costs for the planner: n_layers + 2 of them, caller frees. The rest as in the deployment. */
 cake_status cake_model_units(const cake_model *m, uint32_t sequences, uint32_t context,
-                             uint32_t max_rows, cake_plan_unit **out, cake_error *err);
+                             uint32_t max_rows, bool f32_mode, bool kv_q8, cake_plan_unit **out,
+                             cake_error *err);
 
 /* Context to plan for: asked, or (0) the model's own, at most 4096. CAKE_EINVAL above what the
  * model was made for. */

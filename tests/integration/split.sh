@@ -85,4 +85,7 @@ topology 0-3 4-7
 check "f32 mode alone" generate alone --discovery-timeout 0 --compute f32
 check "f32 mode over 2 workers" generate split --topology "$IT/topology.yml" --compute f32 &&
     check "f32 mode: same bits" equals split alone
+check "8-bit KV cache alone" generate alone --discovery-timeout 0 --kv q8
+check "8-bit KV cache over 2 workers" generate split --topology "$IT/topology.yml" --kv q8 &&
+    check "8-bit KV cache: same bits" equals split alone
 for i in 2 3 4 5; do check "worker $i is still there and stops on request" stop "w$i"; done

@@ -70,6 +70,17 @@ static void assign(void **state) {
                 b.n_blocks == 520 && b.max_rows == 256);
     cake_assign_deinit(&b);
     cake_msg_free(m);
+
+    for (int q8 = 0; q8 < 2; q8++) {
+        a.f32_mode = false, a.kv_q8 = q8;
+        m = cake_control_assign(77, &a);
+        assert_int_equal(parse(m, &o), CAKE_CONTROL_ASSIGN);
+        assert_int_equal(cake_control_read_assign(o, &b, NULL), CAKE_OK);
+        assert_true(!b.f32_mode && b.kv_q8 == q8);
+        json_object_put(o);
+        cake_assign_deinit(&b);
+        cake_msg_free(m);
+    }
 }
 
 static void need_and_status(void **state) {
@@ -106,8 +117,9 @@ static void need_and_status(void **state) {
 }
 
 #define STAGES(s)                                                                                  \
-    "{\"op\":\"assign\",\"stages\":[" s "],\"compute\":\"int8\",\"wire\":\"f32\",\"context\":64,"  \
-                                        "\"sequences\":1,\"blocks\":2,\"rows\":8}"
+    "{\"op\":\"assign\",\"stages\":[" s                                                            \
+    "],\"compute\":\"int8\",\"kv\":\"f16\",\"wire\":\"f32\",\"context\":64,"                       \
+    "\"sequences\":1,\"blocks\":2,\"rows\":8}"
 static const char *const bad[] = {
     "",
     "{",
@@ -134,16 +146,29 @@ static const char *const bad[] = {
     STAGES("{\"index\":0,\"of\":1,\"begin\":0,\"end\":1,\"next\":"
            "\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}"),
     "{\"op\":\"assign\",\"stages\":[{\"index\":0,\"of\":1,\"begin\":0,\"end\":1}],\"config\":\"{}"
-    "\",\"compute\":\"int8\",\"wire\":\"f32\",\"context\":64,\"sequences\":1,\"blocks\":2,\"rows\":"
+    "\",\"compute\":\"int8\",\"kv\":\"f16\",\"wire\":\"f32\",\"context\":64,\"sequences\":1,"
+    "\"blocks\":2,\"rows\":"
     "8}",
     "{\"op\":\"assign\",\"stages\":[{\"index\":0,\"of\":1,\"begin\":0,\"end\":1}],\"compute\":"
-    "\"int4\",\"wire\":\"f32\",\"context\":64,\"sequences\":1,\"blocks\":2,\"rows\":8}",
+    "\"int4\",\"kv\":\"f16\",\"wire\":\"f32\",\"context\":64,\"sequences\":1,\"blocks\":2,\"rows\":"
+    "8}",
     "{\"op\":\"assign\",\"stages\":[{\"index\":0,\"of\":1,\"begin\":0,\"end\":1}],\"compute\":"
-    "\"int8\",\"wire\":\"none\",\"context\":64,\"sequences\":1,\"blocks\":2,\"rows\":8}",
+    "\"int8\",\"kv\":\"f16\",\"wire\":\"none\",\"context\":64,\"sequences\":1,\"blocks\":2,"
+    "\"rows\":8}",
     "{\"op\":\"assign\",\"stages\":[{\"index\":0,\"of\":1,\"begin\":0,\"end\":1}],\"compute\":"
-    "\"int8\",\"wire\":\"f32\",\"context\":0,\"sequences\":1,\"blocks\":2,\"rows\":8}",
+    "\"int8\",\"kv\":\"f16\",\"wire\":\"f32\",\"context\":0,\"sequences\":1,\"blocks\":2,\"rows\":"
+    "8}",
     "{\"op\":\"assign\",\"stages\":[{\"index\":0,\"of\":1,\"begin\":0,\"end\":1}],\"compute\":"
-    "\"int8\",\"wire\":\"f32\",\"context\":64,\"sequences\":1,\"blocks\":2,\"rows\":99999999}",
+    "\"int8\",\"kv\":\"f16\",\"wire\":\"f32\",\"context\":64,\"sequences\":1,\"blocks\":2,\"rows\":"
+    "99999999}",
+#define KV(rest)                                                                                   \
+    "{\"op\":\"assign\",\"stages\":[{\"index\":0,\"of\":1,\"begin\":0,\"end\":1}],"                \
+    "\"wire\":\"f32\",\"context\":64,\"sequences\":1,\"blocks\":2,\"rows\":8," rest "}"
+    KV("\"compute\":\"int8\""),
+    KV("\"compute\":\"int8\",\"kv\":8"),
+    KV("\"compute\":\"int8\",\"kv\":\"q4\""),
+    KV("\"compute\":\"int8\",\"kv\":\"f32\""),
+    KV("\"compute\":\"f32\",\"kv\":\"q8\""),
     "{\"op\":\"need\",\"transfer\":1,\"size\":10,\"ranges\":[[0,11]]}",
     "{\"op\":\"need\",\"transfer\":1,\"size\":10,\"ranges\":[[5,4]]}",
     "{\"op\":\"need\",\"transfer\":1,\"size\":10,\"ranges\":[[0,5],[3,6]]}",

@@ -74,8 +74,11 @@ typedef struct {
     float *a, *logits;
 } pipeline;
 
+/* How a pipeline computes: as by default, in f32, or with an 8-bit KV cache. */
+typedef enum { INT8, F32, KV_Q8, N_MODES } mode;
+
 /* cuts: first units of stages 1..n-1, ascending. */
-static void open_pipeline(pipeline *p, const model *m, bool f32, unsigned threads, uint32_t n_cuts,
+static void open_pipeline(pipeline *p, const model *m, mode how, unsigned threads, uint32_t n_cuts,
                           const uint32_t *cuts) {
     cake_error err;
     *p = (pipeline){.m = m, .n = n_cuts + 1};
@@ -90,7 +93,8 @@ static void open_pipeline(pipeline *p, const model *m, bool f32, unsigned thread
                                 .context = CONTEXT,
                                 .kv_blocks = SEQS * (CONTEXT / 64),
                                 .max_rows = MAX_ROWS,
-                                .f32_mode = f32};
+                                .kv = how == KV_Q8 ? CAKE_KV_Q8 : CAKE_KV_F16,
+                                .f32_mode = how == F32};
         must(cake_stage_new(&p->stage[i], &o, m->ck, p->pool, p->scratch, NULL, NULL, &err), &err);
         must(cake_stage_self_test(p->stage[i], &err), &err);
     }
@@ -153,7 +157,7 @@ static void check_reference(const char *dir, bool f32) {
     if (!open_model(&m, dir)) return;
     uint32_t vocab = m.config.vocab;
     pipeline p;
-    open_pipeline(&p, &m, f32, 2, 0, NULL);
+    open_pipeline(&p, &m, f32 ? F32 : INT8, 2, 0, NULL);
     float *logits = cake_malloc((size_t)m.n_prompt * vocab * sizeof *logits);
     feed(&p, 0, 0, m.prompt, m.n_prompt, MAX_ROWS, logits);
     json_object *want;
@@ -238,9 +242,9 @@ static const char *const EIGHT[] = {"tests/vectors/reference/qwen3-8l-4bit-g32",
 
 /* Rows of logits for the prompt, fed in chunks of MAX_ROWS to one stage: what everything must
  * equal. */
-static float *baseline(const model *m, bool f32) {
+static float *baseline(const model *m, mode how) {
     pipeline p;
-    open_pipeline(&p, m, f32, 1, 0, NULL);
+    open_pipeline(&p, m, how, 1, 0, NULL);
     float *want = cake_malloc((size_t)m->n_prompt * m->config.vocab * sizeof *want);
     feed(&p, 0, 0, m->prompt, m->n_prompt, MAX_ROWS, want);
     close_pipeline(&p);
@@ -256,15 +260,16 @@ static void assert_same(const model *m, const float *want, const float *got, con
 
 static void every_split(void **state) {
     (void)state;
-    for (size_t e = 0; e < sizeof EIGHT / sizeof *EIGHT; e++) {
-        model m = {0};
-        assert_true(open_model(&m, EIGHT[e]));
+    for (size_t e = 0; e < sizeof EIGHT / sizeof *EIGHT + 1; e++) {
+        model m = {0}; /* after all models the first again, with the other KV cache */
+        mode how = e < sizeof EIGHT / sizeof *EIGHT ? INT8 : KV_Q8;
+        assert_true(open_model(&m, EIGHT[how == INT8 ? e : 0]));
         uint32_t last = m.config.n_layers + 1;
-        float *want = baseline(&m, false),
+        float *want = baseline(&m, how),
               *got = cake_malloc((size_t)m.n_prompt * m.config.vocab * sizeof *got);
         for (uint32_t cut = 1; cut <= last; cut++) {
             pipeline p;
-            open_pipeline(&p, &m, false, 1 + cut % 2, 1, &cut);
+            open_pipeline(&p, &m, how, 1 + cut % 2, 1, &cut);
             feed(&p, cut % SEQS, 0, m.prompt, m.n_prompt, MAX_ROWS, got);
             assert_same(&m, want, got, "two stages");
             close_pipeline(&p);
@@ -275,7 +280,7 @@ static void every_split(void **state) {
         const uint32_t n_cuts[] = {2, 3, 9};
         for (int i = 0; i < 3; i++) {
             pipeline p;
-            open_pipeline(&p, &m, false, 2, n_cuts[i], cuts[i]);
+            open_pipeline(&p, &m, how, 2, n_cuts[i], cuts[i]);
             feed(&p, 0, 0, m.prompt, m.n_prompt, 7, got);
             assert_same(&m, want, got, "many stages");
             close_pipeline(&p);
@@ -288,14 +293,14 @@ static void every_split(void **state) {
 
 static void every_chunk(void **state) {
     (void)state;
-    for (int f32 = 0; f32 < 2; f32++)
+    for (mode how = INT8; how < N_MODES; how++)
         for (size_t e = 0; e < sizeof EIGHT / sizeof *EIGHT; e++) {
             model m = {0};
             assert_true(open_model(&m, EIGHT[e]));
-            float *want = baseline(&m, f32),
+            float *want = baseline(&m, how),
                   *got = cake_malloc((size_t)m.n_prompt * m.config.vocab * sizeof *got);
             pipeline p;
-            open_pipeline(&p, &m, f32, 2, 0, NULL);
+            open_pipeline(&p, &m, how, 2, 0, NULL);
             static const uint32_t chunks[] = {1, 2, 3, 5, 16, 17, 31, 63};
             for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
                 cake_kv_op drop = {.op = CAKE_KV_FREE, .seq = 1};
@@ -312,13 +317,13 @@ static void every_chunk(void **state) {
 }
 
 /* Rows of several sequences in one batch, at different positions, equal each sequence run alone. */
-static void check_batched(const char *dir) {
+static void check_batched(const char *dir, mode how) {
     model m = {0};
     assert_true(open_model(&m, dir));
     uint32_t vocab = m.config.vocab, cut = 4;
-    float *want = baseline(&m, false);
+    float *want = baseline(&m, how);
     pipeline p;
-    open_pipeline(&p, &m, false, 2, 1, &cut);
+    open_pipeline(&p, &m, how, 2, 1, &cut);
     uint32_t at[SEQS] = {0};
     static const uint32_t step[SEQS] = {1, 5, 13, 29};
     cake_error err;
@@ -344,7 +349,8 @@ static void check_batched(const char *dir) {
 }
 static void batched_equals_alone(void **state) {
     (void)state;
-    for (size_t e = 0; e < sizeof EIGHT / sizeof *EIGHT; e++) check_batched(EIGHT[e]);
+    for (size_t e = 0; e < sizeof EIGHT / sizeof *EIGHT; e++) check_batched(EIGHT[e], INT8);
+    check_batched(EIGHT[0], KV_Q8);
 }
 
 /* A batch that is stopped at any layer takes its place in the tables, as a computed one; cut off and
@@ -384,15 +390,14 @@ static void stopped_batches(void **state) {
 }
 
 /* Fork and trim: a shared prefix continues as if it had been computed anew. */
-static void fork_and_trim(void **state) {
-    (void)state;
+static void check_fork_and_trim(mode how) {
     model m = {0};
     assert_true(open_model(&m, EIGHT[0]));
     uint32_t vocab = m.config.vocab;
     assert_true(m.n_prompt > 100);
-    float *want = baseline(&m, false), *got = cake_malloc((size_t)m.n_prompt * vocab * sizeof *got);
+    float *want = baseline(&m, how), *got = cake_malloc((size_t)m.n_prompt * vocab * sizeof *got);
     pipeline p;
-    open_pipeline(&p, &m, false, 1, 0, NULL);
+    open_pipeline(&p, &m, how, 1, 0, NULL);
     cake_error err;
     static const uint32_t prefix[] = {64, 70, 100};
     feed(&p, 0, 0, m.prompt, m.n_prompt, 32, NULL);
@@ -413,6 +418,11 @@ static void fork_and_trim(void **state) {
     free(got);
     close_model(&m);
 }
+static void fork_and_trim(void **state) {
+    (void)state;
+    check_fork_and_trim(INT8);
+    check_fork_and_trim(KV_Q8);
+}
 
 /* What a broken or hostile master could ask for. */
 static void bad_batches(void **state) {
@@ -420,7 +430,7 @@ static void bad_batches(void **state) {
     model m = {0};
     assert_true(open_model(&m, EIGHT[0]));
     pipeline p;
-    open_pipeline(&p, &m, false, 1, 0, NULL);
+    open_pipeline(&p, &m, INT8, 1, 0, NULL);
     cake_error err;
     const cake_row bad[][2] = {
         {{SEQS, 0, 1, 0}, {SEQS, 1, 1, 0}},        /* no such sequence */
@@ -441,7 +451,7 @@ static void bad_batches(void **state) {
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
         assert_int_not_equal(run_rows(&p, &ops[i], 1, NULL, 0, &err), CAKE_OK);
     /* Nothing of the above may have stuck. */
-    float *want = baseline(&m, false),
+    float *want = baseline(&m, INT8),
           *got = cake_malloc((size_t)m.n_prompt * m.config.vocab * sizeof *got);
     feed(&p, 0, 0, m.prompt, m.n_prompt, MAX_ROWS, got);
     assert_same(&m, want, got, "after refused batches");

@@ -15,7 +15,7 @@ static cake_plan_unit *units_of(const gen_model *g) {
     cake_error err = {0};
     cake_plan_unit *u = NULL;
     assert_ok(cake_model_open(&m, d, &err), &err);
-    assert_ok(cake_model_units(&m, 1, 128, 16, &u, &err), &err);
+    assert_ok(cake_model_units(&m, 1, 128, 16, false, false, &u, &err), &err);
     cake_model_close(&m);
     tmp_remove(d);
     return u;

@@ -10,6 +10,15 @@ static bool same_format(const cake_wspec *a, const cake_wspec *b) {
            a->group == b->group && a->codec == b->codec && a->fp == b->fp;
 }
 
+/* Numbers in -2..2. */
+static void fill(float *x, size_t n) {
+    uint32_t seed = 12345;
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        x[i] = (float)(int32_t)seed * 0x1p-30f;
+    }
+}
+
 static cake_status test_one(const cake_mat *mat, bool f32_mode, cake_error *err) {
     const cake_matmul_ops *best = cake_matmul_for(cake_cpu_isa()),
                           *scalar = cake_matmul_for(CAKE_ISA_SCALAR);
@@ -24,11 +33,7 @@ static cake_status test_one(const cake_mat *mat, bool f32_mode, cake_error *err)
         st = cake_fail(err, CAKE_ENOMEM, "no memory for the self-test");
         goto out;
     }
-    uint32_t seed = 12345;
-    for (size_t i = 0; i < (size_t)N_TOK * k; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        x[i] = (float)(int32_t)seed * 0x1p-30f;
-    }
+    fill(x, (size_t)N_TOK * k);
     cake_act act;
     cake_act_init(&act, act_mem, x, k, k, N_TOK);
     best->act_quantize(&act, 0, N_TOK);
@@ -84,4 +89,36 @@ cake_status cake_self_test(const cake_weights *w, bool f32_mode, cake_error *err
         }
     }
     return CAKE_OK;
+}
+
+cake_status cake_self_test_attn(const cake_attn_spec *spec, cake_error *err) {
+    enum { POSITIONS = CAKE_KV_BLOCK + 5, BLOCKS = 2 };
+    cake_attn_spec s = *spec;
+    s.n_heads /= s.n_kv_heads, s.n_kv_heads = 1;
+    size_t d = s.head_dim, width = s.n_heads * d, block = cake_kv_block_bytes(&s);
+    float *kv = cake_malloc((size_t)POSITIONS * 2 * d * sizeof *kv);
+    float *q = cake_malloc(width * sizeof *q), *out[2];
+    void *scratch = cake_malloc(cake_attn_scratch_bytes(&s, 1));
+    uint8_t *blocks = cake_calloc(2 * BLOCKS, block);
+    fill(kv, (size_t)POSITIONS * 2 * d);
+    fill(q, width);
+    for (int i = 0; i < 2; i++) {
+        const cake_attn_kern *kern = cake_attn_for(i ? CAKE_ISA_SCALAR : cake_cpu_isa());
+        uint8_t *own = blocks + (size_t)i * BLOCKS * block;
+        const void *table[BLOCKS] = {own, own + block};
+        for (uint32_t p = 0; p < POSITIONS; p++)
+            kern->kv_store(&s, own + p / CAKE_KV_BLOCK * block, p % CAKE_KV_BLOCK,
+                           kv + (size_t)p * 2 * d, kv + ((size_t)p * 2 + 1) * d);
+        out[i] = cake_malloc(width * sizeof **out);
+        kern->rows(&s, table, POSITIONS - 1, 1, 0, 1, q, width, out[i], width, scratch);
+    }
+    cake_status st = CAKE_OK;
+    if (memcmp(out[0], out[1], width * sizeof **out) != 0 ||
+        memcmp(blocks, blocks + BLOCKS * block, BLOCKS * block) != 0)
+        st = cake_fail(err, CAKE_EUNSUPPORTED,
+                       "self-test: attention of the %s kernels of this machine does not give the "
+                       "same bits as the scalar one; run with CAKE_KERN=scalar and report this",
+                       cake_isa_name(cake_cpu_isa()));
+    free(kv), free(q), free(scratch), free(blocks), free(out[0]), free(out[1]);
+    return st;
 }

@@ -247,7 +247,8 @@ void cake_stage_free(cake_stage *s) {
 }
 
 cake_status cake_stage_self_test(const cake_stage *s, cake_error *err) {
-    return cake_self_test(&s->w, s->o.f32_mode, err);
+    cake_status st = cake_self_test(&s->w, s->o.f32_mode, err);
+    return st == CAKE_OK && s->w.n_layers ? cake_self_test_attn(&s->attn, err) : st;
 }
 
 const cake_stats *cake_stage_stats(const cake_stage *s) {
@@ -580,8 +581,9 @@ static void run_experts(pass *p, uint32_t unit) {
     cake_act_init(&p->act, s->act, s->xn, s->hidden, s->hidden, p->n_rows);
     p->quantize = cake_moe_wants_int8(w, st->o.f32_mode);
     for_rows(p, s->hidden, add_residual);
-    cake_moe m = {w, st->config, &s->moe, st->pool, s->matmul, s->matmul_bytes,
-                  st->o.f32_mode, st->stats, unit};
+    cake_moe m = {w,         st->config,      &s->moe,        st->pool,
+                  s->matmul, s->matmul_bytes, st->o.f32_mode, st->stats,
+                  unit};
     collect(p, unit, CAKE_INPUT_FFN);
     cake_moe_run(&m, &p->act, s->xn);
     p->bias = NULL;

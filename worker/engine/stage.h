@@ -65,7 +65,7 @@ cake_status cake_stage_new(cake_stage **out, const cake_stage_options *o,
                            cake_error *err);
 void cake_stage_free(cake_stage *s);
 
-/* cake_self_test() over the stage's weights. */
+/* cake_self_test() over the stage's weights and, if it has layers, its attention. */
 cake_status cake_stage_self_test(const cake_stage *s, cake_error *err);
 
 /* The statistics since the stage was made; NULL unless it collects. */

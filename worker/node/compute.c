@@ -257,6 +257,7 @@ static cake_status load(cake_compute *c, cake_error *err) {
                                      .context = a->context,
                                      .kv_blocks = a->n_blocks,
                                      .max_rows = a->max_rows,
+                                     .kv = a->kv_q8 ? CAKE_KV_Q8 : CAKE_KV_F16,
                                      .f32_mode = a->f32_mode,
                                      .collect = a->collect};
         if (s->unit_end == j->config.n_layers + 2)
@@ -379,9 +380,10 @@ static bool same_text(const char *a, const char *b) {
 /* Would the new assignment load exactly what is loaded? (Next hops and wire type may differ.) */
 static bool same_stages(const cake_assign *a, const cake_assign *b) {
     if (a->collect || b->collect) return false; /* statistics begin with the assignment */
-    if (a->n_stages != b->n_stages || a->f32_mode != b->f32_mode || a->context != b->context ||
-        a->n_seqs != b->n_seqs || a->n_blocks != b->n_blocks || a->max_rows != b->max_rows ||
-        !same_text(a->manifest, b->manifest) || !same_text(a->config, b->config))
+    if (a->n_stages != b->n_stages || a->f32_mode != b->f32_mode || a->kv_q8 != b->kv_q8 ||
+        a->context != b->context || a->n_seqs != b->n_seqs || a->n_blocks != b->n_blocks ||
+        a->max_rows != b->max_rows || !same_text(a->manifest, b->manifest) ||
+        !same_text(a->config, b->config))
         return false;
     for (uint32_t i = 0; i < a->n_stages; i++)
         if (a->stages[i].unit_begin != b->stages[i].unit_begin ||
