@@ -181,6 +181,8 @@ cake_block_tile cake_block_tile_scalar;
 /* By packing; none for mxfp8. */
 extern cake_block_tile *const cake_block_tiles_avx2[CAKE_PK_COUNT];
 extern cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT];
+#elif defined(__aarch64__)
+extern cake_block_tile *const cake_block_tiles_neon[CAKE_PK_COUNT];
 #endif
 
 /* Import of one tile; its rows from `rows` on are left alone. The second is for what
