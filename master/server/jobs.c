@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,8 +68,16 @@ static bool render(cake_job *j, cake_api_error *e) {
             e, 400, "invalid_request_error", "no_chat_template", "messages",
             "this model has no chat template; use /v1/completions, or start the server with "
             "--chat-template FILE");
-    cake_chat_request r = {
-        .messages = j->req.messages, .add_generation_prompt = true, .extra_kwargs = j->req.kwargs};
+    bool tools = j->req.choice != CAKE_TOOL_NONE;
+    if (tools && j->server->tool_format == CAKE_TOOLS_NONE)
+        return cake_api_fail(
+            e, 400, "invalid_request_error", "unsupported_parameter", "tools",
+            "the chat template of this model shows no form of tool calls that this server reads "
+            "(Hermes, Llama 3, Mistral); leave 'tools' out or set 'tool_choice' to \"none\"");
+    cake_chat_request r = {.messages = j->req.messages,
+                           .tools = tools ? j->req.tools : NULL,
+                           .add_generation_prompt = true,
+                           .extra_kwargs = j->req.kwargs};
     cake_status st = cake_chat_template_apply(g->chat, &r, &j->text, &j->text_len, &err);
     if (st == CAKE_OK) return true;
     return cake_api_fail(e, 400, "invalid_request_error", "template_error", "messages",
@@ -116,13 +125,43 @@ static bool check_prompt(cake_job *j, const cake_ids *ids, const char *param, ca
     return true;
 }
 
+/* Answers that must be of a form get a grammar. */
+static bool make_grammar(cake_job *j, cake_api_error *e) {
+    const cake_api_request *r = &j->req;
+    const cake_serve *s = j->server;
+    bool must_call = r->choice == CAKE_TOOL_REQUIRED || r->choice == CAKE_TOOL_NAMED;
+    j->thinking = cake_thinking_of(s->engine.tokenizer, j->text, j->text_len);
+    if (!must_call && r->format == CAKE_FORMAT_TEXT) return true;
+    cake_answer_grammar q = {.format = s->tool_format,
+                             .tools = r->tools,
+                             .strict = r->tool_strict,
+                             .chosen = r->choice == CAKE_TOOL_NAMED ? r->chosen_tool : NULL,
+                             .calls = r->choice != CAKE_TOOL_NONE,
+                             .one_call = r->one_call || r->choice == CAKE_TOOL_NAMED,
+                             .text = !must_call,
+                             .schema = r->format == CAKE_FORMAT_SCHEMA ? r->schema : NULL,
+                             .thinking = j->thinking};
+    cake_error err;
+    int tool;
+    cake_status st = cake_answer_grammar_new(&j->grammar, &q, s->trie, &tool, &err);
+    if (st == CAKE_OK) return true;
+    char param[64] = "response_format";
+    if (tool >= 0)
+        snprintf(param, sizeof param, "tools[%d].function.parameters", tool);
+    else if (must_call)
+        snprintf(param, sizeof param, "tool_choice");
+    return cake_api_fail(e, 400, "invalid_request_error",
+                         st == CAKE_EUNSUPPORTED ? "unsupported_schema" : "invalid_schema", param,
+                         "'%s' cannot be followed: %.700s", param, err.msg);
+}
+
 static bool prepare(cake_job *j, cake_api_error *e) {
     const cake_api_request *r = &j->req;
     cake_error err;
     switch (r->kind) {
     case CAKE_API_TEMPLATE: return render(j, e);
     case CAKE_API_CHAT:
-        return render(j, e) &&
+        return render(j, e) && make_grammar(j, e) &&
                encode(j, j->text, j->text_len, CAKE_TOK_PARSE_SPECIAL, &j->ids[0], "messages", e) &&
                check_prompt(j, &j->ids[0], "messages", e);
     case CAKE_API_COMPLETION:
@@ -210,6 +249,7 @@ static void count_token(cake_choice *c) {
         cake_histogram_add(&m->inter_token, (now - c->last_ns) / 1000);
     else
         cake_histogram_add(&m->first_token, (now - c->job->start_ns) / 1000);
+    if (!c->first_ns) c->first_ns = now;
     c->last_ns = now;
 }
 
@@ -229,8 +269,13 @@ static bool on_logits(void *arg, uint32_t position, float *logits, uint32_t n_vo
 
 static void on_progress(void *arg, uint32_t cached, uint32_t done) {
     cake_choice *c = arg;
-    (void)done;
     if (c->replays == 0) c->cached = cached;
+    if (!c->job->req.return_progress || c->index || c->replays || done <= c->told) return;
+    c->told = done;
+    cake_event *e = event_new(c->job, CAKE_EVENT_PROGRESS, NULL, 0);
+    e->cached = cached;
+    e->done = done;
+    post(e);
 }
 
 /* Was it the workers, and may they be other ones next time? What a stage refused it would refuse
@@ -270,6 +315,8 @@ static void on_done(void *arg, cake_done how, const cake_error *err) {
         e->finish = g->finish;
         e->n_generated = g->n_generated;
         e->n_cached = c->cached;
+        e->first_token_ns = c->first_ns;
+        e->last_token_ns = c->last_ns;
         post(e);
     }
     cake_generation_free(g);
@@ -313,6 +360,10 @@ static cake_status submit_choice(cake_choice *c, cake_error *err) {
                                 .stop = r->stop,
                                 .n_stop = r->n_stop,
                                 .ignore_eos = r->ignore_eos,
+                                .shown = s->shown,
+                                .n_shown = r->kind == CAKE_API_COMPLETION ? 0 : s->n_shown,
+                                .grammar = j->grammar,
+                                .trie = s->trie,
                                 .continues = r->kind == CAKE_API_COMPLETION};
     g.sampler.seed += c->index;
     cake_status st = cake_generation_new(&c->gen, &g, ids->v, ids->n, err);
@@ -461,7 +512,7 @@ cake_status cake_serve_loop(cake_serve *s, cake_cluster *c, cake_error *err) {
     atomic_store(&s->state, CAKE_SERVE_DOWN);
     cake_cluster_view_set_reason(s->view, err ? err->msg : "");
     cake_serve_observe(s, c); /* while it still shows who is lost */
-    take_orders(s); /* what came meanwhile ends with the rest */
+    take_orders(s);           /* what came meanwhile ends with the rest */
     cake_scheduler_free(s->scheduler);
     s->scheduler = NULL;
     atomic_store(&s->metrics.running, 0);

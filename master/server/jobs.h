@@ -3,6 +3,8 @@
 #define CAKE_MASTER_SERVER_JOBS_H
 
 #include "common/queue.h"
+#include "master/chat/answer.h"
+#include "master/chat/tools.h"
 #include "master/scheduler/scheduler.h"
 #include "master/server/access.h"
 #include "master/server/cluster_api.h"
@@ -16,37 +18,52 @@
 
 typedef struct cake_job cake_job;
 
-/* One completion of a job. */
+/* A tool call in an answer. */
 typedef struct {
+    char id[32];
+    char *name;
+    cake_text arguments; /* JSON */
+} cake_call;
+
+/* One completion of a job. */
+typedef struct cake_choice {
     cake_job *job;
     uint32_t index, prompt; /* which choice, of which prompt */
     /* loop thread */
     cake_generation *gen;
-    uint64_t sequence, last_ns;
-    uint32_t cached; /* tokens of the prompt that were not computed again */
+    uint64_t sequence, first_ns, last_ns; /* of its first and last token */
+    uint32_t cached;                      /* tokens of the prompt that were not computed again */
+    uint32_t told;                        /* progress that was told */
     bool over;
     bool suspended;   /* its workers were lost: goes on with the next deployment */
     unsigned replays; /* how often it did so */
     /* HTTP thread, what came so far */
-    cake_text text;
-    size_t n_bytes; /* of text, also when streaming */
+    cake_answer *answer; /* takes chats apart; NULL for completions */
+    cake_text text, thinking;
+    cake_call *calls;
+    size_t n_calls, n_bytes;           /* n_bytes: of what the model wrote */
+    const cake_reply_logprob *pending; /* of the token whose text comes next, streaming */
     cake_reply_logprob *logprobs;
     size_t n_logprobs;
     cake_finish finish;
-    uint64_t n_generated, n_cached;
+    uint64_t n_generated, n_cached, first_token_ns, last_token_ns;
 } cake_choice;
 
 struct cake_job {
     cake_serve *server;
     cake_api_request req;
+    const struct cake_dialect *dialect;
     char id[48];
     int64_t created;
-    uint64_t start_ns, client; /* client: whose turns it uses */
+    uint64_t start_ns, salt; /* salt: random, for ids */
+    uint64_t client;         /* whose turns it uses */
     _Atomic bool canceled;
     /* prepare thread, then read only */
     cake_ids ids[CAKE_API_PROMPTS_MAX];
     char *text; /* rendered template */
     size_t text_len;
+    cake_thinking thinking;
+    cake_grammar *grammar; /* that answers follow, or NULL */
     /* loop thread */
     uint32_t n_running; /* choices, and one while the job is being worked on */
     bool failed, listed;
@@ -62,7 +79,8 @@ struct cake_job {
 };
 
 typedef enum {
-    CAKE_EVENT_STARTED, /* accepted by the scheduler */
+    CAKE_EVENT_STARTED,  /* accepted by the scheduler */
+    CAKE_EVENT_PROGRESS, /* with the prompt */
     CAKE_EVENT_TEXT,
     CAKE_EVENT_FINISH, /* of one choice */
     CAKE_EVENT_ERROR,
@@ -74,7 +92,8 @@ typedef struct {
     cake_job *job;
     uint32_t choice;
     cake_finish finish;
-    uint64_t n_generated, n_cached;
+    uint64_t n_generated, n_cached, first_token_ns, last_token_ns;
+    uint32_t cached, done;       /* PROGRESS */
     cake_api_error *error;       /* ERROR; owned */
     cake_reply_logprob *logprob; /* TEXT, or NULL; owned */
     size_t len;
@@ -89,7 +108,11 @@ struct cake_serve {
     char url[300];
     int64_t started; /* unix seconds */
     _Atomic int state;
-    cake_serve_engine engine; /* valid once the state was READY */
+    cake_serve_engine engine; /* valid once the state was READY, and what follows from it: */
+    cake_token_trie *trie;
+    cake_tool_format tool_format;
+    uint32_t shown[CAKE_DETOK_SHOWN_MAX]; /* markers that are special tokens */
+    size_t n_shown;
     cake_queue *to_prepare, *to_loop, *to_http;
     pthread_t http_thread, prepare_thread;
     bool http_runs, prepare_runs;
@@ -101,6 +124,7 @@ struct cake_serve {
     uint64_t next_id;
     cake_watchers watchers;
     cake_cluster_view *view; /* has a lock of its own */
+    cake_text scratch;
     /* loop thread */
     cake_scheduler *scheduler;
     cake_job *active;
@@ -115,5 +139,16 @@ void *cake_serve_prepare_thread(void *server);
 void cake_serve_event(cake_job *job, cake_event_kind kind);
 void cake_serve_error_event(cake_job *job, const cake_api_error *e);
 void cake_event_free(cake_event *e);
+
+/* ---- job_http.c ---- */
+
+/* *r is taken. */
+void cake_job_new(cake_serve *s, cake_exchange *x, cake_api_request *r);
+void cake_job_free(cake_job *j);
+/* Its client is gone. */
+void cake_job_give_up(cake_job *j);
+void cake_job_on_event(cake_event *e);
+/* Keep silent streams alive. */
+void cake_jobs_tick(cake_serve *s);
 
 #endif

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 static const uint64_t bound_us[CAKE_METRIC_BUCKETS] = {1000,    2500,    5000,     10000,   25000,
                                                        50000,   100000,  250000,   500000,  1000000,
@@ -18,6 +19,16 @@ void cake_histogram_add(cake_histogram *h, uint64_t us) {
         }
     atomic_fetch_add_explicit(&h->count, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&h->sum_us, us, memory_order_relaxed);
+}
+
+void cake_text_put(cake_text *t, const char *s, size_t n) {
+    if (n == 0) return;
+    if (t->n + n > t->cap) {
+        t->cap = 2 * (t->n + n);
+        t->v = cake_realloc(t->v, t->cap);
+    }
+    memcpy(t->v + t->n, s, n);
+    t->n += n;
 }
 
 void cake_text_add(cake_text *t, const char *fmt, ...) {

@@ -29,6 +29,8 @@ typedef struct {
     char *v;
     size_t n, cap;
 } cake_text;
+/* Bytes as they are. */
+void cake_text_put(cake_text *t, const char *s, size_t n);
 void cake_text_add(cake_text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 void cake_metrics_print(cake_metrics *m, cake_text *out);

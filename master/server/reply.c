@@ -38,36 +38,6 @@ json_object *cake_reply_new(const cake_reply_head *h) {
     return o;
 }
 
-static json_object *finish_name(cake_finish f) {
-    return f == CAKE_FINISH_NONE     ? NULL
-           : f == CAKE_FINISH_LENGTH ? json_object_new_string("length")
-                                     : json_object_new_string("stop");
-}
-
-void cake_reply_choice(json_object *reply, const cake_reply_head *h, uint32_t index,
-                       const char *text, size_t len, json_object *logprobs, cake_finish finish,
-                       bool role) {
-    json_object *c = json_object_new_object(), *list = NULL;
-    add(c, "index", json_object_new_int64(index));
-    json_object *s = json_object_new_string_len(text ? text : "", (int)len);
-    if (h->kind == CAKE_API_CHAT) {
-        json_object *m = json_object_new_object();
-        if (role) add(m, "role", json_object_new_string("assistant"));
-        if (!h->stream || finish == CAKE_FINISH_NONE || len)
-            add(m, "content", s);
-        else
-            json_object_put(s); /* the last chunk has an empty delta */
-        if (!h->stream) add(m, "refusal", NULL);
-        add(c, h->stream ? "delta" : "message", m);
-    } else {
-        add(c, "text", s);
-    }
-    add(c, "logprobs", logprobs);
-    add(c, "finish_reason", finish_name(finish));
-    json_object_object_get_ex(reply, "choices", &list);
-    json_object_array_add(list, c);
-}
-
 void cake_reply_usage(json_object *reply, uint64_t prompt_tokens, uint64_t cached_tokens,
                       uint64_t completion_tokens) {
     json_object *u = json_object_new_object();

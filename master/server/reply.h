@@ -22,11 +22,6 @@ typedef struct {
 json_object *cake_reply_error(const cake_api_error *e);
 /* {"id", "object", "created", "model", "choices": []} */
 json_object *cake_reply_new(const cake_reply_head *h);
-/* Append a choice. finish CAKE_FINISH_NONE: null. logprobs is taken, NULL: null. role: with the
- * assistant's role (the first chunk of a chat). */
-void cake_reply_choice(json_object *reply, const cake_reply_head *h, uint32_t index,
-                       const char *text, size_t len, json_object *logprobs, cake_finish finish,
-                       bool role);
 /* cached_tokens: of the prompt's, how many were not computed again. */
 void cake_reply_usage(json_object *reply, uint64_t prompt_tokens, uint64_t cached_tokens,
                       uint64_t completion_tokens);

@@ -1,122 +1,12 @@
 /* Checking what clients send: see request.h. */
 #include "master/server/request.h"
 #include "common/mem.h"
+#include "master/server/fields.h"
+#include "master/server/tools_request.h"
 
-#include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- errors ---- */
-
-__attribute__((format(printf, 6, 0))) static bool vfail(cake_api_error *e, int http,
-                                                        const char *type, const char *code,
-                                                        const char *param, const char *fmt,
-                                                        va_list ap) {
-    e->http = http;
-    e->type = type;
-    e->code = code;
-    snprintf(e->param, sizeof e->param, "%s", param ? param : "");
-    vsnprintf(e->message, sizeof e->message, fmt, ap);
-    return false;
-}
-
-bool cake_api_fail(cake_api_error *e, int http, const char *type, const char *code,
-                   const char *param, const char *fmt, ...) {
-    va_list ap;
-    va_start(ap, fmt);
-    vfail(e, http, type, code, param, fmt, ap);
-    va_end(ap);
-    return false;
-}
-
-bool cake_api_invalid(cake_api_error *e, const char *param, const char *fmt, ...) {
-    va_list ap;
-    va_start(ap, fmt);
-    vfail(e, 400, "invalid_request_error", "invalid_value", param, fmt, ap);
-    va_end(ap);
-    return false;
-}
-
-static bool unsupported(cake_api_error *e, const char *param) {
-    return cake_api_fail(e, 400, "invalid_request_error", "unsupported_parameter", param,
-                         "'%s' is not supported by this server; leave it out", param);
-}
-
-/* ---- typed members; absent or null leaves *out alone ---- */
-
-static json_object *member(json_object *o, const char *key) {
-    json_object *v = NULL;
-    return json_object_object_get_ex(o, key, &v) ? v : NULL;
-}
-
-static bool get_bool(json_object *o, const char *key, bool *out, cake_api_error *e) {
-    json_object *v = member(o, key);
-    if (!v) return true;
-    if (!json_object_is_type(v, json_type_boolean))
-        return cake_api_invalid(e, key, "'%s' must be true or false", key);
-    *out = json_object_get_boolean(v);
-    return true;
-}
-
-static bool number_of(json_object *v, const char *key, double min, double max, double *out,
-                      cake_api_error *e) {
-    if (!json_object_is_type(v, json_type_int) && !json_object_is_type(v, json_type_double))
-        return cake_api_invalid(e, key, "'%s' must be a number", key);
-    double d = json_object_get_double(v);
-    if (!(d >= min && d <= max))
-        return cake_api_invalid(e, key, "'%s' must be between %g and %g", key, min, max);
-    *out = d;
-    return true;
-}
-
-static bool get_float(json_object *o, const char *key, double min, double max, float *out,
-                      cake_api_error *e) {
-    json_object *v = member(o, key);
-    double d = 0;
-    if (!v) return true;
-    if (!number_of(v, key, min, max, &d, e)) return false;
-    *out = (float)d;
-    return true;
-}
-
-static bool int_of(json_object *v, const char *key, int64_t min, int64_t max, int64_t *out,
-                   cake_api_error *e) {
-    int64_t i;
-    double d = 0;
-    if (json_object_is_type(v, json_type_int)) {
-        i = json_object_get_int64(v);
-    } else if (json_object_is_type(v, json_type_double) && (d = json_object_get_double(v)) < 9e15 &&
-               d > -9e15 && d == floor(d)) {
-        i = (int64_t)d; /* 10.0 is what some languages write for 10 */
-    } else {
-        return cake_api_invalid(e, key, "'%s' must be a whole number", key);
-    }
-    if (i < min || i > max)
-        return cake_api_invalid(e, key, "'%s' must be between %lld and %lld", key, (long long)min,
-                                (long long)max);
-    *out = i;
-    return true;
-}
-
-static bool get_int(json_object *o, const char *key, int64_t min, int64_t max, int64_t *out,
-                    cake_api_error *e) {
-    json_object *v = member(o, key);
-    return !v || int_of(v, key, min, max, out, e);
-}
-
-/* A string without NUL inside. */
-static bool string_of(json_object *v, const char *key, size_t max, const char **out, size_t *len,
-                      cake_api_error *e) {
-    if (!json_object_is_type(v, json_type_string))
-        return cake_api_invalid(e, key, "'%s' must be a string", key);
-    *out = json_object_get_string(v);
-    *len = (size_t)json_object_get_string_len(v);
-    if (strlen(*out) != *len) return cake_api_invalid(e, key, "'%s' holds a NUL character", key);
-    if (*len > max) return cake_api_invalid(e, key, "'%s' is longer than %zu bytes", key, max);
-    return true;
-}
 
 /* ---- messages ---- */
 
@@ -140,16 +30,16 @@ static bool join_parts(json_object *parts, const char *param, json_object **out,
             const char *s;
             size_t len;
             if (!json_object_is_type(part, json_type_object) ||
-                !json_object_is_type(type = member(part, "type"), json_type_string))
+                !json_object_is_type(type = cake_field(part, "type"), json_type_string))
                 return cake_api_invalid(e, param, "'%s': part %zu must be an object with a 'type'",
                                         param, i);
             if (strcmp(json_object_get_string(type), "text") != 0)
                 return cake_api_fail(e, 400, "invalid_request_error", "unsupported_content", param,
                                      "'%s': part %zu is not text; this server takes only text",
                                      param, i);
-            v = member(part, "text");
+            v = cake_field(part, "text");
             if (!v) return cake_api_invalid(e, param, "'%s': part %zu has no 'text'", param, i);
-            if (!string_of(v, param, CAKE_API_BODY_MAX, &s, &len, e)) return false;
+            if (!cake_field_string_of(v, param, CAKE_API_BODY_MAX, &s, &len, e)) return false;
             if (pass == 1) memcpy(text + at, s, len);
             at += len;
         }
@@ -163,6 +53,37 @@ static bool join_parts(json_object *parts, const char *param, json_object **out,
     return true;
 }
 
+/* The calls an assistant made before, in the form of templates. */
+static bool copy_calls(json_object *calls, json_object **out, size_t at, cake_api_error *e) {
+    char param[64];
+    snprintf(param, sizeof param, "messages[%zu].tool_calls", at);
+    if (!json_object_is_type(calls, json_type_array) ||
+        json_object_array_length(calls) > CAKE_API_TOOLS_MAX)
+        return cake_api_invalid(e, param, "'%s' must be an array of at most %d calls", param,
+                                CAKE_API_TOOLS_MAX);
+    json_object *list = json_object_new_array();
+    *out = list;
+    for (size_t i = 0; i < json_object_array_length(calls); i++) {
+        json_object *c = json_object_array_get_idx(calls, i), *f = NULL, *name = NULL, *args, *id;
+        snprintf(param, sizeof param, "messages[%zu].tool_calls[%zu]", at, i);
+        if (!json_object_is_type(c, json_type_object) ||
+            !json_object_is_type(f = cake_field(c, "function"), json_type_object) ||
+            !json_object_is_type(name = cake_field(f, "name"), json_type_string) ||
+            !cake_api_tool_name_ok(json_object_get_string(name)))
+            return cake_api_invalid(e, param, "'%s' must be an object with a function and its name",
+                                    param);
+        args = cake_field(f, "arguments");
+        id = cake_field(c, "id");
+        if ((args && !json_object_is_type(args, json_type_string) &&
+             !json_object_is_type(args, json_type_object)) ||
+            (id && !json_object_is_type(id, json_type_string)))
+            return cake_api_invalid(e, param, "'%s': id and arguments must be strings", param);
+        json_object_array_add(list, cake_api_tool_call(id ? json_object_get_string(id) : NULL,
+                                                       json_object_get_string(name), args));
+    }
+    return true;
+}
+
 static bool add_message(json_object *to, json_object *m, size_t i, cake_api_error *e) {
     char param[64];
     const char *role, *s;
@@ -171,40 +92,50 @@ static bool add_message(json_object *to, json_object *m, size_t i, cake_api_erro
     if (!json_object_is_type(m, json_type_object))
         return cake_api_invalid(e, param, "'%s' must be an object", param);
     snprintf(param, sizeof param, "messages[%zu].role", i);
-    json_object *v = member(m, "role"), *content = NULL;
+    json_object *v = cake_field(m, "role"), *content = NULL;
     if (!v) return cake_api_invalid(e, param, "'%s' is missing", param);
-    if (!string_of(v, param, 64, &role, &len, e)) return false;
+    if (!cake_field_string_of(v, param, 64, &role, &len, e)) return false;
     if (!known_role(role))
         return cake_api_invalid(
             e, param, "'%s' must be one of system, developer, user, assistant, tool", param);
     snprintf(param, sizeof param, "messages[%zu].content", i);
-    v = member(m, "content");
+    v = cake_field(m, "content");
     if (!v) {
-        if (strcmp(role, "assistant") != 0 || !member(m, "tool_calls"))
+        if (strcmp(role, "assistant") != 0 || !cake_field(m, "tool_calls"))
             return cake_api_invalid(e, param, "'%s' is missing", param);
     } else if (json_object_is_type(v, json_type_array)) {
         if (!join_parts(v, param, &content, e)) return false;
     } else {
         if (!json_object_is_type(v, json_type_string))
             return cake_api_invalid(e, param, "'%s' must be a string or an array of parts", param);
-        if (!string_of(v, param, CAKE_API_BODY_MAX, &s, &len, e)) return false;
+        if (!cake_field_string_of(v, param, CAKE_API_BODY_MAX, &s, &len, e)) return false;
         content = json_object_get(v);
     }
-    json_object *copy = json_object_new_object();
+    json_object *copy = json_object_new_object(), *calls = NULL;
+    json_object_array_add(to, copy);
     /* Templates know "system"; "developer" is the newer name of the same thing. */
     json_object_object_add(
         copy, "role", json_object_new_string(strcmp(role, "developer") == 0 ? "system" : role));
     json_object_object_add(copy, "content", content ? content : json_object_new_string(""));
     json_object_object_foreach(m, key, value) {
-        if (strcmp(key, "role") != 0 && strcmp(key, "content") != 0)
+        if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0) continue;
+        if (strcmp(key, "tool_calls") != 0) {
             json_object_object_add(copy, key, json_object_get(value));
+        } else if (value) {
+            bool ok = copy_calls(value, &calls, i, e);
+            /* An empty list is no call; templates look only whether there is one. */
+            if (calls && json_object_array_length(calls))
+                json_object_object_add(copy, key, calls);
+            else
+                json_object_put(calls);
+            if (!ok) return false;
+        }
     }
-    json_object_array_add(to, copy);
     return true;
 }
 
 static bool get_messages(cake_api_request *r, cake_api_error *e) {
-    json_object *v = member(r->body, "messages");
+    json_object *v = cake_field(r->body, "messages");
     if (!v) return cake_api_invalid(e, "messages", "'messages' is missing");
     if (!json_object_is_type(v, json_type_array))
         return cake_api_invalid(e, "messages", "'messages' must be an array");
@@ -215,10 +146,6 @@ static bool get_messages(cake_api_request *r, cake_api_error *e) {
     r->messages = json_object_new_array();
     for (size_t i = 0; i < n; i++)
         if (!add_message(r->messages, json_object_array_get_idx(v, i), i, e)) return false;
-    r->kwargs = member(r->body, "chat_template_kwargs");
-    if (r->kwargs && !json_object_is_type(r->kwargs, json_type_object))
-        return cake_api_invalid(e, "chat_template_kwargs",
-                                "'chat_template_kwargs' must be an object");
     r->n_prompts = 1;
     return true;
 }
@@ -233,7 +160,8 @@ static bool is_ids(json_object *v) {
 static bool check_ids(json_object *v, const char *key, cake_api_error *e) {
     int64_t id;
     for (size_t i = 0; i < json_object_array_length(v); i++)
-        if (!int_of(json_object_array_get_idx(v, i), key, 0, UINT32_MAX, &id, e)) return false;
+        if (!cake_field_int_of(json_object_array_get_idx(v, i), key, 0, UINT32_MAX, &id, e))
+            return false;
     return true;
 }
 
@@ -243,11 +171,11 @@ static bool add_prompt(cake_api_request *r, json_object *v, cake_api_error *e) {
         p->ids = v;
         return check_ids(v, "prompt", e);
     }
-    return string_of(v, "prompt", CAKE_API_BODY_MAX, &p->text, &p->len, e);
+    return cake_field_string_of(v, "prompt", CAKE_API_BODY_MAX, &p->text, &p->len, e);
 }
 
 static bool get_prompts(cake_api_request *r, cake_api_error *e) {
-    json_object *v = member(r->body, "prompt");
+    json_object *v = cake_field(r->body, "prompt");
     if (!v) return cake_api_invalid(e, "prompt", "'prompt' is missing");
     if (!json_object_is_type(v, json_type_array) || is_ids(v)) return add_prompt(r, v, e);
     size_t n = json_object_array_length(v);
@@ -262,7 +190,7 @@ static bool get_prompts(cake_api_request *r, cake_api_error *e) {
 /* ---- sampling and limits ---- */
 
 static bool get_stop(cake_api_request *r, cake_api_error *e) {
-    json_object *v = member(r->body, "stop");
+    json_object *v = cake_field(r->body, "stop");
     if (!v) return true;
     bool one = json_object_is_type(v, json_type_string);
     if (!one && !json_object_is_type(v, json_type_array))
@@ -271,8 +199,8 @@ static bool get_stop(cake_api_request *r, cake_api_error *e) {
     if (n > CAKE_API_STOP_MAX)
         return cake_api_invalid(e, "stop", "'stop' holds more than %d strings", CAKE_API_STOP_MAX);
     for (size_t i = 0; i < n; i++) {
-        if (!string_of(one ? v : json_object_array_get_idx(v, i), "stop", CAKE_API_STOP_BYTES_MAX,
-                       &r->stop[r->n_stop], &len, e))
+        if (!cake_field_string_of(one ? v : json_object_array_get_idx(v, i), "stop",
+                                  CAKE_API_STOP_BYTES_MAX, &r->stop[r->n_stop], &len, e))
             return false;
         if (len == 0) return cake_api_invalid(e, "stop", "'stop' holds an empty string");
         r->n_stop++;
@@ -281,7 +209,7 @@ static bool get_stop(cake_api_request *r, cake_api_error *e) {
 }
 
 static bool get_bias(cake_api_request *r, cake_api_error *e) {
-    json_object *o = member(r->body, "logit_bias");
+    json_object *o = cake_field(r->body, "logit_bias");
     if (!o) return true;
     if (!json_object_is_type(o, json_type_object))
         return cake_api_invalid(e, "logit_bias", "'logit_bias' must be an object");
@@ -296,7 +224,7 @@ static bool get_bias(cake_api_request *r, cake_api_error *e) {
         if (len == 0 || len > 9 || strspn(key, "0123456789") != len)
             return cake_api_invalid(e, "logit_bias", "'logit_bias' must name tokens by number");
         if (!value) return cake_api_invalid(e, "logit_bias", "'logit_bias' must hold numbers");
-        if (!number_of(value, "logit_bias", -100, 100, &d, e)) return false;
+        if (!cake_field_number_of(value, "logit_bias", -100, 100, &d, e)) return false;
         r->bias[r->sampler.n_logit_bias++] =
             (cake_logit_bias){.token = (uint32_t)strtoul(key, NULL, 10), .bias = (float)d};
     }
@@ -308,22 +236,23 @@ static bool get_sampler(cake_api_request *r, cake_api_error *e) {
     json_object *b = r->body;
     cake_sampler_params *p = &r->sampler;
     int64_t top_k = p->top_k, last_n = p->repeat_last_n, seed = 0, n = 1, priority = 0;
-    if (!get_float(b, "temperature", 0, 2, &p->temperature, e) ||
-        !get_float(b, "top_p", 0, 1, &p->top_p, e) || !get_float(b, "min_p", 0, 1, &p->min_p, e) ||
-        !get_float(b, "presence_penalty", -2, 2, &p->presence_penalty, e) ||
-        !get_float(b, "frequency_penalty", -2, 2, &p->frequency_penalty, e) ||
-        !get_float(b, "repetition_penalty", 0.01, 100, &p->repeat_penalty, e) ||
-        !get_float(b, "repeat_penalty", 0.01, 100, &p->repeat_penalty, e) ||
-        !get_int(b, "top_k", -1, 1 << 24, &top_k, e) ||
-        !get_int(b, "repeat_last_n", -1, 1 << 24, &last_n, e) ||
-        !get_int(b, "seed", INT64_MIN, INT64_MAX, &seed, e) ||
-        !get_int(b, "n", 1, CAKE_API_N_MAX, &n, e) ||
-        !get_int(b, "priority", -100, 100, &priority, e))
+    if (!cake_field_float(b, "temperature", 0, 2, &p->temperature, e) ||
+        !cake_field_float(b, "top_p", 0, 1, &p->top_p, e) ||
+        !cake_field_float(b, "min_p", 0, 1, &p->min_p, e) ||
+        !cake_field_float(b, "presence_penalty", -2, 2, &p->presence_penalty, e) ||
+        !cake_field_float(b, "frequency_penalty", -2, 2, &p->frequency_penalty, e) ||
+        !cake_field_float(b, "repetition_penalty", 0.01, 100, &p->repeat_penalty, e) ||
+        !cake_field_float(b, "repeat_penalty", 0.01, 100, &p->repeat_penalty, e) ||
+        !cake_field_int(b, "top_k", -1, 1 << 24, &top_k, e) ||
+        !cake_field_int(b, "repeat_last_n", -1, 1 << 24, &last_n, e) ||
+        !cake_field_int(b, "seed", INT64_MIN, INT64_MAX, &seed, e) ||
+        !cake_field_int(b, "n", 1, CAKE_API_N_MAX, &n, e) ||
+        !cake_field_int(b, "priority", -100, 100, &priority, e))
         return false;
     if (p->top_p <= 0) p->top_p = 1e-6f; /* the likeliest token only */
     p->top_k = top_k < 0 ? 0 : (uint32_t)top_k;
     p->repeat_last_n = last_n < 0 ? CAKE_REPEAT_LAST_ALL : (uint32_t)last_n;
-    r->has_seed = member(b, "seed") != NULL;
+    r->has_seed = cake_field(b, "seed") != NULL;
     if (r->has_seed) p->seed = (uint64_t)seed;
     r->n = (uint32_t)n;
     r->priority = (int32_t)priority;
@@ -333,11 +262,12 @@ static bool get_sampler(cake_api_request *r, cake_api_error *e) {
 static bool get_logprobs(cake_api_request *r, cake_api_error *e) {
     int64_t top = 0;
     if (r->kind == CAKE_API_COMPLETION) { /* a number here, a flag there */
-        r->logprobs = member(r->body, "logprobs") != NULL;
-        if (!get_int(r->body, "logprobs", 0, CAKE_API_TOP_LOGPROBS_MAX, &top, e)) return false;
+        r->logprobs = cake_field(r->body, "logprobs") != NULL;
+        if (!cake_field_int(r->body, "logprobs", 0, CAKE_API_TOP_LOGPROBS_MAX, &top, e))
+            return false;
     } else {
-        if (!get_bool(r->body, "logprobs", &r->logprobs, e) ||
-            !get_int(r->body, "top_logprobs", 0, CAKE_API_TOP_LOGPROBS_MAX, &top, e))
+        if (!cake_field_bool(r->body, "logprobs", &r->logprobs, e) ||
+            !cake_field_int(r->body, "top_logprobs", 0, CAKE_API_TOP_LOGPROBS_MAX, &top, e))
             return false;
         if (top && !r->logprobs)
             return cake_api_invalid(e, "top_logprobs", "'top_logprobs' needs 'logprobs': true");
@@ -348,54 +278,38 @@ static bool get_logprobs(cake_api_request *r, cake_api_error *e) {
 
 /* What would change the answer and is not there yet. */
 static bool refuse_unsupported(cake_api_request *r, cake_api_error *e) {
-    static const char *const lists[] = {"tools", "functions"};
     json_object *v;
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
-        if ((v = member(r->body, lists[i])) &&
-            !(json_object_is_type(v, json_type_array) && json_object_array_length(v) == 0))
-            return unsupported(e, lists[i]);
-    if ((v = member(r->body, "tool_choice")) && !(json_object_is_type(v, json_type_string) &&
-                                                  (strcmp(json_object_get_string(v), "none") == 0 ||
-                                                   strcmp(json_object_get_string(v), "auto") == 0)))
-        return unsupported(e, "tool_choice");
-    if ((v = member(r->body, "response_format"))) {
-        json_object *type = NULL;
-        if (!json_object_is_type(v, json_type_object) ||
-            !json_object_is_type(type = member(v, "type"), json_type_string))
-            return cake_api_invalid(e, "response_format",
-                                    "'response_format' must be an object with a 'type'");
-        if (strcmp(json_object_get_string(type), "text") != 0)
-            return cake_api_fail(e, 400, "invalid_request_error", "unsupported_parameter",
-                                 "response_format",
-                                 "'response_format' of any type but \"text\" is not supported by "
-                                 "this server; leave it out");
-    }
-    if (member(r->body, "audio")) return unsupported(e, "audio");
-    if ((v = member(r->body, "suffix")) && r->kind == CAKE_API_COMPLETION &&
+    if ((v = cake_field(r->body, "functions")) &&
+        !(json_object_is_type(v, json_type_array) && json_object_array_length(v) == 0))
+        return cake_api_unsupported(e, "functions");
+    if (cake_field(r->body, "audio")) return cake_api_unsupported(e, "audio");
+    if ((v = cake_field(r->body, "suffix")) && r->kind == CAKE_API_COMPLETION &&
         !(json_object_is_type(v, json_type_string) && json_object_get_string_len(v) == 0))
-        return unsupported(e, "suffix");
+        return cake_api_unsupported(e, "suffix");
     bool echo = false;
-    if (r->kind == CAKE_API_COMPLETION && !get_bool(r->body, "echo", &echo, e)) return false;
-    if (echo) return unsupported(e, "echo");
+    if (r->kind == CAKE_API_COMPLETION && !cake_field_bool(r->body, "echo", &echo, e)) return false;
+    if (echo) return cake_api_unsupported(e, "echo");
     int64_t best_of = r->n;
-    if (r->kind == CAKE_API_COMPLETION && !get_int(r->body, "best_of", 1, 20, &best_of, e))
+    if (r->kind == CAKE_API_COMPLETION && !cake_field_int(r->body, "best_of", 1, 20, &best_of, e))
         return false;
-    return best_of == r->n || unsupported(e, "best_of");
+    return best_of == r->n || cake_api_unsupported(e, "best_of");
 }
 
 static bool get_completion(cake_api_request *r, cake_api_error *e) {
     json_object *b = r->body, *so;
     if (!get_sampler(r, e) || !refuse_unsupported(r, e) || !get_stop(r, e) || !get_logprobs(r, e) ||
-        !get_bool(b, "stream", &r->stream, e) || !get_bool(b, "ignore_eos", &r->ignore_eos, e) ||
-        !get_int(b, "max_tokens", 1, CAKE_API_TOKENS_MAX, &r->max_tokens, e) ||
-        !get_int(b, "max_completion_tokens", 1, CAKE_API_TOKENS_MAX, &r->max_tokens, e))
+        !cake_field_bool(b, "stream", &r->stream, e) ||
+        !cake_field_bool(b, "ignore_eos", &r->ignore_eos, e) ||
+        !cake_field_bool(b, "return_progress", &r->return_progress, e) ||
+        !cake_field_int(b, "max_tokens", 1, CAKE_API_TOKENS_MAX, &r->max_tokens, e) ||
+        !cake_field_int(b, "max_completion_tokens", 1, CAKE_API_TOKENS_MAX, &r->max_tokens, e))
         return false;
-    if ((so = member(b, "stream_options"))) {
+    if ((so = cake_field(b, "stream_options"))) {
         if (!json_object_is_type(so, json_type_object))
             return cake_api_invalid(e, "stream_options", "'stream_options' must be an object");
         if (!r->stream)
             return cake_api_invalid(e, "stream_options", "'stream_options' needs 'stream': true");
-        if (!get_bool(so, "include_usage", &r->include_usage, e)) return false;
+        if (!cake_field_bool(so, "include_usage", &r->include_usage, e)) return false;
     }
     if (r->kind == CAKE_API_COMPLETION && r->max_tokens < 0) r->max_tokens = 16; /* OpenAI's */
     if (r->n * r->n_prompts > CAKE_API_PROMPTS_MAX)
@@ -405,20 +319,21 @@ static bool get_completion(cake_api_request *r, cake_api_error *e) {
 }
 
 static bool get_tokenize(cake_api_request *r, cake_api_error *e) {
-    json_object *v = member(r->body, "content");
+    json_object *v = cake_field(r->body, "content");
     const char *key = "content";
-    if (!v) v = member(r->body, "prompt"), key = v ? "prompt" : "content";
+    if (!v) v = cake_field(r->body, "prompt"), key = v ? "prompt" : "content";
     if (!v) return cake_api_invalid(e, "content", "'content' is missing");
     r->parse_special = true;
     r->n_prompts = 1;
-    return string_of(v, key, CAKE_API_BODY_MAX, &r->prompt[0].text, &r->prompt[0].len, e) &&
-           get_bool(r->body, "add_special", &r->add_special, e) &&
-           get_bool(r->body, "parse_special", &r->parse_special, e) &&
-           get_bool(r->body, "with_pieces", &r->with_pieces, e);
+    return cake_field_string_of(v, key, CAKE_API_BODY_MAX, &r->prompt[0].text, &r->prompt[0].len,
+                                e) &&
+           cake_field_bool(r->body, "add_special", &r->add_special, e) &&
+           cake_field_bool(r->body, "parse_special", &r->parse_special, e) &&
+           cake_field_bool(r->body, "with_pieces", &r->with_pieces, e);
 }
 
 static bool get_detokenize(cake_api_request *r, cake_api_error *e) {
-    json_object *v = member(r->body, "tokens");
+    json_object *v = cake_field(r->body, "tokens");
     if (!v || !json_object_is_type(v, json_type_array))
         return cake_api_invalid(e, "tokens", "'tokens' must be an array of numbers");
     r->prompt[0].ids = v;
@@ -436,15 +351,16 @@ static bool parse(cake_api_request *r, const char *body, size_t len, cake_api_er
     if (!json_object_is_type(r->body, json_type_object))
         return cake_api_fail(e, 400, "invalid_request_error", "invalid_json", NULL,
                              "the body must be a JSON object");
-    json_object *model = member(r->body, "model");
+    json_object *model = cake_field(r->body, "model");
     size_t n;
-    if (model && !string_of(model, "model", 256, &r->model, &n, e)) return false;
+    if (model && !cake_field_string_of(model, "model", 256, &r->model, &n, e)) return false;
     switch (r->kind) {
-    case CAKE_API_CHAT: return get_messages(r, e) && get_completion(r, e);
+    case CAKE_API_CHAT:
+        return get_messages(r, e) && cake_api_get_tools(r, e) && get_completion(r, e);
     case CAKE_API_COMPLETION: return get_prompts(r, e) && get_completion(r, e);
     case CAKE_API_TOKENIZE: return get_tokenize(r, e);
     case CAKE_API_DETOKENIZE: return get_detokenize(r, e);
-    default: return get_messages(r, e);
+    default: return get_messages(r, e) && cake_api_get_tools(r, e);
     }
 }
 
@@ -458,6 +374,7 @@ bool cake_api_parse(cake_api_request *r, cake_api_kind kind, const char *body, s
     r->sampler.n_logit_bias = 0;
     r->max_tokens = -1;
     r->n = 1;
+    r->kwargs = json_object_new_object();
     if (parse(r, body, len, e)) return true;
     cake_api_request_deinit(r);
     return false;
@@ -465,6 +382,8 @@ bool cake_api_parse(cake_api_request *r, cake_api_kind kind, const char *body, s
 
 void cake_api_request_deinit(cake_api_request *r) {
     json_object_put(r->messages);
+    json_object_put(r->kwargs);
+    json_object_put(r->tools);
     json_object_put(r->body);
     free(r->bias);
     memset(r, 0, sizeof *r);

@@ -1,18 +1,20 @@
 /* What a client asks for, checked: JSON bodies of the OpenAI-compatible routes.
  *
- * Unknown fields are ignored. Fields that this build cannot honour (tools, response_format, images)
- * are refused by name, never dropped silently. Every number has a range; what is outside gives a
+ * Unknown fields are ignored. Fields that this build cannot honour (images, audio, suffix, ...) are
+ * refused by name, never dropped silently. Every number has a range; what is outside gives a
  * 400 that names the field. */
 #ifndef CAKE_MASTER_SERVER_REQUEST_H
 #define CAKE_MASTER_SERVER_REQUEST_H
 
 #include "common/json.h"
+#include "master/chat/answer.h"
 #include "master/sampler/sampler.h"
 
 enum {
     CAKE_API_BODY_MAX = 8 << 20,
     CAKE_API_DEPTH_MAX = 64,
     CAKE_API_MESSAGES_MAX = 1024,
+    CAKE_API_TOOLS_MAX = 128,
     CAKE_API_STOP_MAX = 16,
     CAKE_API_STOP_BYTES_MAX = 256,
     CAKE_API_N_MAX = 4,
@@ -50,12 +52,29 @@ typedef struct {
     json_object *ids; /* array of integers */
 } cake_api_prompt;
 
+typedef enum {
+    CAKE_TOOL_NONE,
+    CAKE_TOOL_AUTO,
+    CAKE_TOOL_REQUIRED,
+    CAKE_TOOL_NAMED
+} cake_tool_choice;
+typedef enum { CAKE_FORMAT_TEXT, CAKE_FORMAT_OBJECT, CAKE_FORMAT_SCHEMA } cake_format;
+
 typedef struct {
     cake_api_kind kind;
     json_object *body;     /* owned; everything below borrows from it or from messages */
     json_object *messages; /* owned: [{"role", "content": text, ...}] */
-    json_object *kwargs;   /* chat_template_kwargs or NULL */
-    const char *model;     /* NULL: none named */
+    json_object *kwargs;   /* owned: more variables of the template */
+    json_object *tools;    /* owned: as templates take them, or NULL */
+    const char *tool_name[CAKE_API_TOOLS_MAX];
+    bool tool_strict[CAKE_API_TOOLS_MAX]; /* its arguments follow its schema, or it is refused */
+    size_t n_tools;
+    cake_tool_choice choice;
+    const char *chosen_tool; /* CAKE_TOOL_NAMED */
+    bool one_call;           /* at most one call */
+    cake_format format;      /* of the text */
+    json_object *schema;     /* CAKE_FORMAT_SCHEMA */
+    const char *model;       /* NULL: none named */
     cake_api_prompt prompt[CAKE_API_PROMPTS_MAX];
     size_t n_prompts;
     cake_sampler_params sampler; /* logit_bias points to bias */
@@ -66,7 +85,7 @@ typedef struct {
     size_t n_stop;
     uint32_t n;       /* choices of each prompt */
     int32_t priority; /* lower goes first among the requests of one client */
-    bool stream, include_usage, logprobs, ignore_eos;
+    bool stream, include_usage, logprobs, ignore_eos, return_progress;
     uint32_t top_logprobs;
     bool add_special, parse_special, with_pieces; /* tokenize */
 } cake_api_request;

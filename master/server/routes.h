@@ -32,5 +32,8 @@ const cake_route *cake_route_find(const char *method, const char *path, const ch
 
 /* A whole reply; o is taken. */
 void cake_reply_json(cake_exchange *x, int status, json_object *o);
+/* The error in the form of an API, counted. */
+void cake_reply_api_error(cake_serve *s, cake_exchange *x, cake_api_kind form,
+                          const cake_api_error *e);
 
 #endif

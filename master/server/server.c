@@ -19,30 +19,6 @@ enum {
     FAREWELL_MS = 500,
 };
 
-#define JSON_TYPE "application/json"
-
-/* ---- replies ---- */
-
-static const char *json_text(json_object *o, size_t *len) {
-    return json_object_to_json_string_length(
-        o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, len);
-}
-
-void cake_reply_json(cake_exchange *x, int status, json_object *o) {
-    size_t len;
-    const char *text = json_text(o, &len);
-    cake_http_reply(x, status, JSON_TYPE, text, len);
-    json_object_put(o);
-}
-
-static void reply_error(cake_serve *s, cake_exchange *x, const cake_api_error *e) {
-    atomic_fetch_add(e->http == 429 || e->http == 503 ? &s->metrics.rejected : &s->metrics.invalid,
-                     1);
-    if (e->http == 429 || e->http == 503) cake_http_header(x, "Retry-After", "1");
-    if (e->http == 401) cake_http_header(x, "WWW-Authenticate", "Bearer");
-    cake_reply_json(x, e->http, cake_reply_error(e));
-}
-
 static void on_refused(void *arg, cake_exchange *x, int status) {
     cake_api_error e;
     cake_api_fail(&e, status, "invalid_request_error", NULL, NULL, "%s",
@@ -50,232 +26,13 @@ static void on_refused(void *arg, cake_exchange *x, int status) {
                   : status == 431 ? "the header is longer than 16 KiB"
                   : status == 411 ? "a POST needs Content-Length"
                                   : "this is not an HTTP/1.1 request that can be understood");
-    reply_error(arg, x, &e);
-}
-
-/* ---- jobs on the HTTP side ---- */
-
-static cake_reply_head head_of(const cake_job *j) {
-    return (cake_reply_head){.id = j->id,
-                             .model = j->server->config.model,
-                             .created = j->created,
-                             .kind = j->req.kind,
-                             .stream = j->req.stream};
-}
-
-static void job_free(cake_job *j) {
-    cake_serve *s = j->server;
-    if (j->prev)
-        j->prev->next = j->next;
-    else
-        s->jobs = j->next;
-    if (j->next) j->next->prev = j->prev;
-    s->n_outstanding -= j->n_choices ? j->n_choices : 1;
-    for (uint32_t i = 0; i < j->n_choices; i++) {
-        cake_generation_free(j->choices[i].gen);
-        free(j->choices[i].text.v);
-        free(j->choices[i].logprobs);
-    }
-    free(j->choices);
-    for (size_t i = 0; i < CAKE_API_PROMPTS_MAX; i++) cake_ids_deinit(&j->ids[i]);
-    free(j->text);
-    cake_api_request_deinit(&j->req);
-    free(j);
-}
-
-static void give_up(cake_job *j) {
-    j->x = NULL;
-    if (j->answered) return;
-    atomic_store(&j->canceled, true);
-    cake_queue_push(j->server->to_loop, &cake_serve_signal);
+    cake_reply_api_error(arg, x, CAKE_API_CHAT, &e);
 }
 
 static void on_gone(void *arg, cake_exchange *x) {
     if (cake_cluster_api_gone(arg, x)) return;
     cake_job *j = cake_exchange_get(x);
-    if (j) give_up(j);
-}
-
-/* One server-sent event; o is taken. */
-static void stream_json(cake_job *j, json_object *o) {
-    if (j->x) {
-        size_t len;
-        const char *text = json_text(o, &len);
-        cake_text t = {0};
-        t.cap = len + 16;
-        t.v = cake_malloc(t.cap);
-        memcpy(t.v, "data: ", 6);
-        memcpy(t.v + 6, text, len);
-        memcpy(t.v + 6 + len, "\n\n", 2);
-        if (!cake_http_stream_write(j->x, t.v, len + 8)) give_up(j);
-        free(t.v);
-        j->last_write_ms = cake_now_ms();
-    }
-    json_object_put(o);
-}
-
-static void stream_begin(cake_job *j) {
-    cake_http_header(j->x, "Cache-Control", "no-cache");
-    cake_http_header(j->x, "X-Accel-Buffering", "no");
-    cake_http_stream_begin(j->x, 200, "text/event-stream");
-    j->streaming = true;
-    j->last_write_ms = cake_now_ms();
-    cake_reply_head h = head_of(j);
-    if (j->req.kind != CAKE_API_CHAT) return;
-    for (uint32_t i = 0; i < j->n_choices; i++) {
-        json_object *o = cake_reply_new(&h);
-        cake_reply_choice(o, &h, i, "", 0, NULL, CAKE_FINISH_NONE, true);
-        stream_json(j, o);
-    }
-}
-
-static void stream_text(cake_job *j, cake_choice *c, const cake_event *e) {
-    cake_reply_head h = head_of(j);
-    json_object *o = cake_reply_new(&h);
-    json_object *lp = e->logprob ? cake_reply_logprobs(j->req.kind, j->server->engine.tokenizer,
-                                                       e->logprob, 1, c->n_bytes)
-                                 : NULL;
-    cake_reply_choice(o, &h, c->index, e->text, e->len, lp, CAKE_FINISH_NONE, false);
-    stream_json(j, o);
-}
-
-static void keep_text(cake_choice *c, const cake_event *e) {
-    if (e->len) {
-        if (c->text.n + e->len > c->text.cap) {
-            c->text.cap = 2 * (c->text.n + e->len);
-            c->text.v = cake_realloc(c->text.v, c->text.cap);
-        }
-        memcpy(c->text.v + c->text.n, e->text, e->len);
-        c->text.n += e->len;
-    }
-    if (!e->logprob) return;
-    if ((c->n_logprobs & (c->n_logprobs - 1)) == 0) /* room doubles at powers of two */
-        c->logprobs = cake_realloc(c->logprobs,
-                                   (c->n_logprobs ? 2 * c->n_logprobs : 1) * sizeof *c->logprobs);
-    c->logprobs[c->n_logprobs++] = *e->logprob;
-}
-
-static void add_usage(cake_job *j, json_object *o) {
-    uint64_t prompt = 0, cached = 0, generated = 0;
-    for (size_t i = 0; i < j->req.n_prompts; i++) prompt += j->ids[i].n;
-    for (uint32_t i = 0; i < j->n_choices; i++) {
-        generated += j->choices[i].n_generated;
-        if (i == 0 || j->choices[i].prompt != j->choices[i - 1].prompt) /* a prompt counts once */
-            cached += j->choices[i].n_cached;
-    }
-    cake_reply_usage(o, prompt, cached, generated);
-}
-
-static void reply_completion(cake_job *j) {
-    cake_reply_head h = head_of(j);
-    json_object *o = cake_reply_new(&h);
-    for (uint32_t i = 0; i < j->n_choices; i++) {
-        cake_choice *c = &j->choices[i];
-        json_object *lp = j->req.logprobs
-                              ? cake_reply_logprobs(j->req.kind, j->server->engine.tokenizer,
-                                                    c->logprobs, c->n_logprobs, 0)
-                              : NULL;
-        cake_reply_choice(o, &h, i, c->text.v, c->text.n, lp, c->finish, true);
-    }
-    add_usage(j, o);
-    cake_reply_json(j->x, 200, o);
-}
-
-static void reply_prepared(cake_job *j) {
-    json_object *o = json_object_new_object();
-    if (j->req.kind == CAKE_API_TOKENIZE) {
-        json_object *a = json_object_new_array();
-        for (size_t i = 0; i < j->ids[0].n; i++) {
-            json_object *id = json_object_new_int64(j->ids[0].v[i]), *p = id;
-            if (j->req.with_pieces) {
-                p = json_object_new_object();
-                json_object_object_add(p, "id", id);
-                json_object_object_add(
-                    p, "piece", cake_reply_token_text(j->server->engine.tokenizer, j->ids[0].v[i]));
-            }
-            json_object_array_add(a, p);
-        }
-        json_object_object_add(o, "tokens", a);
-    } else {
-        json_object_object_add(o, j->req.kind == CAKE_API_TEMPLATE ? "prompt" : "content",
-                               json_object_new_string_len(j->text, (int)j->text_len));
-    }
-    cake_reply_json(j->x, 200, o);
-}
-
-static void end_stream(cake_job *j) {
-    if (j->req.include_usage) {
-        cake_reply_head h = head_of(j);
-        json_object *o = cake_reply_new(&h);
-        add_usage(j, o);
-        stream_json(j, o);
-    }
-    if (j->x && !cake_http_stream_write(j->x, "data: [DONE]\n\n", 14)) give_up(j);
-    if (j->x) cake_http_stream_end(j->x);
-}
-
-static void on_over(cake_job *j) {
-    cake_metrics *m = &j->server->metrics;
-    if (j->n_choices) cake_histogram_add(&m->duration, (cake_now_ns() - j->start_ns) / 1000);
-    if (!j->answered) {
-        bool there = j->x != NULL;
-        atomic_fetch_add(there ? &m->completed : &m->canceled, 1);
-        j->answered = true;
-        if (there && j->n_choices == 0)
-            reply_prepared(j);
-        else if (there && j->streaming)
-            end_stream(j);
-        else if (there)
-            reply_completion(j);
-    }
-    job_free(j);
-}
-
-static void on_error(cake_job *j, const cake_api_error *e) {
-    if (!j->x || j->answered) return;
-    cake_exchange *x = j->x;
-    j->answered = true;
-    if (j->streaming) {
-        atomic_fetch_add(&j->server->metrics.failed, 1);
-        stream_json(j, cake_reply_error(e));
-        if (j->x) cake_http_stream_end(x);
-        j->x = NULL;
-    } else {
-        j->x = NULL;
-        if (e->http >= 500) atomic_fetch_add(&j->server->metrics.failed, 1);
-        reply_error(j->server, x, e);
-    }
-}
-
-static void on_job_event(cake_event *e) {
-    cake_job *j = e->job;
-    cake_choice *c = j->choices ? &j->choices[e->choice] : NULL;
-    switch (e->kind) {
-    case CAKE_EVENT_STARTED:
-        if (j->x && j->req.stream) stream_begin(j);
-        break;
-    case CAKE_EVENT_TEXT:
-        if (j->streaming) {
-            if (j->x) stream_text(j, c, e);
-        } else {
-            keep_text(c, e);
-        }
-        c->n_bytes += e->len;
-        break;
-    case CAKE_EVENT_FINISH:
-        c->finish = e->finish;
-        c->n_generated = e->n_generated;
-        c->n_cached = e->n_cached;
-        if (j->streaming && j->x) {
-            cake_reply_head h = head_of(j);
-            json_object *o = cake_reply_new(&h);
-            cake_reply_choice(o, &h, c->index, "", 0, NULL, c->finish, false);
-            stream_json(j, o);
-        }
-        break;
-    case CAKE_EVENT_ERROR: on_error(j, e->error); break;
-    case CAKE_EVENT_OVER: on_over(j); break;
-    }
+    if (j) cake_job_give_up(j);
 }
 
 /* The next thing other threads have for this one; false: there is none. */
@@ -285,7 +42,7 @@ static bool take_news(cake_serve *s) {
     if (item == &cake_serve_signal) {
         cake_cluster_api_wake(s);
     } else {
-        on_job_event(item);
+        cake_job_on_event(item);
         cake_event_free(item);
     }
     return true;
@@ -297,57 +54,11 @@ static void on_wake(void *arg) {
 }
 
 static void on_tick(void *arg) {
-    cake_serve *s = arg;
-    int64_t now = cake_now_ms();
-    cake_cluster_api_wake(s);
-    for (cake_job *j = s->jobs; j; j = j->next) {
-        if (!j->x || !j->streaming || j->answered || now - j->last_write_ms < KEEP_ALIVE_MS)
-            continue;
-        j->last_write_ms = now;
-        if (!cake_http_stream_write(j->x, ": keep-alive\n\n", 14)) give_up(j);
-    }
+    cake_cluster_api_wake(arg);
+    cake_jobs_tick(arg);
 }
 
 /* ---- routes ---- */
-
-/* Requests with the same key share their turns. */
-static uint64_t client_of(const cake_exchange *x) {
-    const char *key = cake_http_head_field(cake_exchange_head(x), "authorization");
-    uint64_t h = 0;
-    for (; key && *key; key++) h = (h ^ (uint8_t)*key) * 1099511628211u + 1;
-    return h;
-}
-
-static void new_job(cake_serve *s, cake_exchange *x, cake_api_request *r) {
-    cake_job *j = cake_calloc(1, sizeof *j);
-    j->server = s;
-    j->req = *r;
-    j->created = time(NULL);
-    j->start_ns = cake_now_ns();
-    j->client = client_of(x);
-    j->x = x;
-    uint64_t salt = 0;
-    if (getrandom(&salt, sizeof salt, 0) != sizeof salt) salt = cake_now_ns();
-    if (!r->has_seed) j->req.sampler.seed = salt;
-    snprintf(j->id, sizeof j->id, "%s-%016" PRIx64 "%04" PRIx64,
-             r->kind == CAKE_API_CHAT ? "chatcmpl" : "cmpl", salt * 0x9E3779B97F4A7C15u,
-             ++s->next_id & 0xffff);
-    if (r->kind == CAKE_API_CHAT || r->kind == CAKE_API_COMPLETION) {
-        j->n_choices = (uint32_t)r->n_prompts * r->n;
-        j->choices = cake_calloc(j->n_choices, sizeof *j->choices);
-        for (uint32_t i = 0; i < j->n_choices; i++) {
-            j->choices[i].job = j;
-            j->choices[i].index = i;
-            j->choices[i].prompt = i / r->n;
-        }
-    }
-    s->n_outstanding += j->n_choices ? j->n_choices : 1;
-    j->next = s->jobs;
-    if (j->next) j->next->prev = j;
-    s->jobs = j;
-    cake_exchange_set(x, j);
-    cake_queue_push(s->to_prepare, j);
-}
 
 static bool ready(cake_serve *s, cake_api_error *e) {
     int state = atomic_load(&s->state);
@@ -381,7 +92,7 @@ static bool accept_job(cake_serve *s, cake_exchange *x, const cake_route *route,
                            "%u requests are being answered or waiting already; try again",
                            s->n_outstanding);
     if (ok)
-        new_job(s, x, &r);
+        cake_job_new(s, x, &r);
     else
         cake_api_request_deinit(&r);
     return ok;
@@ -489,7 +200,7 @@ const cake_route cake_core_routes[] = {
 };
 
 /* False: *e is the answer. */
-static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_error *e) {
+static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_kind *form, cake_api_error *e) {
     const cake_http_head *h = cake_exchange_head(x);
     const char *host = cake_http_head_field(h, "host");
     const char *origin = cake_http_head_field(h, "origin");
@@ -515,6 +226,7 @@ static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_error *e) {
     }
     const char *rest, *other_method;
     const cake_route *r = cake_route_find(h->method, h->path, &rest, &other_method);
+    if (r) *form = r->kind;
     if (!(r && r->open) &&
         !cake_access_key_ok(&s->access, cake_http_head_field(h, "authorization")))
         return cake_api_fail(e, 401, "authentication_error", "invalid_api_key", NULL,
@@ -531,7 +243,8 @@ static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_error *e) {
 
 static void on_request(void *arg, cake_exchange *x) {
     cake_api_error e;
-    if (!serve_request(arg, x, &e)) reply_error(arg, x, &e);
+    cake_api_kind form = CAKE_API_CHAT;
+    if (!serve_request(arg, x, &form, &e)) cake_reply_api_error(arg, x, form, &e);
 }
 
 /* ---- life ---- */
@@ -601,15 +314,19 @@ void cake_serve_close(cake_serve *s) {
         pthread_join(s->http_thread, NULL);
     }
     /* Nobody else runs now. */
-    while (take_news(s)) continue;
+    for (cake_event *e; (e = cake_queue_pop(s->to_http, 0, 0));) {
+        cake_job_on_event(e);
+        cake_event_free(e);
+    }
     cake_http_close(s->http);
-    while (s->jobs) job_free(s->jobs);
+    while (s->jobs) cake_job_free(s->jobs);
     while (cake_queue_pop(s->to_prepare, 0, 0)) continue;
     while (cake_queue_pop(s->to_loop, 0, 0)) continue;
     cake_queue_free(s->to_prepare);
     cake_queue_free(s->to_loop);
     cake_queue_free(s->to_http);
-    cake_cluster_view_free(s->view);
+    cake_token_trie_free(s->trie);
+    free(s->scratch.v);
     free(s);
 }
 
@@ -619,4 +336,11 @@ const char *cake_serve_url(const cake_serve *s) {
 
 void cake_serve_set_engine(cake_serve *s, const cake_serve_engine *e) {
     s->engine = *e;
+    s->trie = cake_token_trie_new(e->tokenizer, e->n_vocab);
+    s->tool_format = cake_tool_format_of(e->chat);
+    for (const char *const *m = cake_chat_markers; *m && s->n_shown < CAKE_DETOK_SHOWN_MAX; m++) {
+        int64_t id = cake_tokenizer_find(e->tokenizer, *m, strlen(*m));
+        if (id >= 0 && cake_tokenizer_is_special(e->tokenizer, (uint32_t)id))
+            s->shown[s->n_shown++] = (uint32_t)id;
+    }
 }

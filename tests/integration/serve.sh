@@ -87,7 +87,7 @@ refused() {
 refused "no JSON" 400 invalid_json /v1/chat/completions '{'
 refused "no messages" 400 invalid_value /v1/chat/completions '{}'
 refused "a number out of range" 400 invalid_value /v1/chat/completions "$CHAT,\"temperature\":9}"
-refused "tools are not dropped silently" 400 unsupported_parameter /v1/chat/completions "$CHAT,\"tools\":[{}]}"
+refused "tools are not dropped silently" 400 unsupported_parameter /v1/chat/completions "$CHAT,\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}"
 refused "another model" 404 model_not_found /v1/chat/completions "$CHAT,\"model\":\"gpt-4\"}"
 refused "an unknown path" 404 not_found /v1/nothing '{}'
 refused "a prompt longer than the context" 400 context_length_exceeded /v1/completions \
