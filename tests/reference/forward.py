@@ -113,7 +113,7 @@ class Weights(Tensors):
         from gguf.quants import dequantize
 
         dtype, shape, raw = self.where[path + ".weight"]
-        assert dtype == "U8" and len(shape) == 2, path
+        assert dtype == "U8" and len(shape) in (2, 3), path
         kind = GGMLQuantizationType[codec.upper() if codec[-2:] != "_k" else codec[:-1].upper() + "K"]
         return dequantize(np.frombuffer(raw, np.uint8).reshape(shape), kind).astype(np.float64)
 
@@ -121,12 +121,12 @@ class Weights(Tensors):
         group, bits = FP[mode]
         dtype, shape, raw = self.where[path + ".weight"]
         assert dtype == "U32" and path + ".biases" not in self, path
-        n, k = shape[0], shape[1] * 32 // bits
-        scales = np.frombuffer(self.where[path + ".scales"][2], np.uint8).reshape(n, k // group)
+        lead, k = tuple(shape[:-1]), shape[-1] * 32 // bits
+        scales = np.frombuffer(self.where[path + ".scales"][2], np.uint8).reshape(*lead, k // group)
         scales = e4m3(scales) if mode == "nvfp4" else 2.0 ** (scales.astype(np.float64) - 127)
-        codes = unpack_codes(raw, n, bits, k)
+        codes = unpack_codes(raw, math.prod(lead), bits, k)
         values = E2M1[codes] if bits == 4 else e4m3(codes)
-        return (values.reshape(n, k // group, group) * scales[:, :, None]).reshape(n, k)
+        return (values.reshape(*lead, k // group, group) * scales[..., None]).reshape(*lead, k)
 
     def matrix(self, path):
         if path not in self.cache:

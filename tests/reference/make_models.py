@@ -179,6 +179,12 @@ def cases():
         "model.embed_tokens": "q8_0", "0.self_attn.q_proj": "q4_0", "0.self_attn.k_proj": "q4_1",
         "0.self_attn.v_proj": "q5_0", "0.mlp.gate_proj": "q5_1", "0.mlp.up_proj": "mxfp4", "0.mlp.down_proj": "nvfp4",
         "1.self_attn.q_proj": "q5_1", "1.self_attn.k_proj": "q5_0", "1.self_attn.o_proj": "q8_0", "1.mlp.down_proj": "q4_1"})
+    quant("qwen3moe-mxfp4-bf16", qwen3_moe(), "bf16", 4, 32, mode="mxfp4", overrides=gates8)
+    plain("kquant-qwen2moe", qwen2_moe(hidden_size=256, moe_intermediate_size=256, shared_expert_intermediate_size=64,
+                                       num_experts=4, num_experts_per_tok=2, num_hidden_layers=1, head_dim=32), "bf16",
+          writer="kquant", not_mlx=True, codecs={
+              "switch_mlp.gate_proj": "q4_k", "switch_mlp.up_proj": "q2_k", "switch_mlp.down_proj": "q6_k",
+              "shared_expert.down_proj": "q8_0", "self_attn.q_proj": "q3_k"})
     return out
 
 
@@ -284,18 +290,32 @@ def random_blocks(rng, codec, n, k, std):
     return out.reshape(n, -1)
 
 
+def stacked(weights):
+    """Experts that are stored one by one as mlx-lm's stacks."""
+    out = {}
+    for name, w in weights.items():
+        block, _, rest = name.partition("experts.")
+        if not rest:
+            out[name] = w
+        elif rest.startswith("0."):
+            count = sum(n.startswith(block + "experts.") and n.endswith(rest[1:]) for n in weights)
+            out[block + "switch_mlp." + rest[2:]] = np.stack([weights[f"{block}experts.{e}.{rest[2:]}"] for e in range(count)])
+    return out
+
+
 def write_kquant(folder, config, weights, case):
     """As mlx-kquant 0.1.0 writes it: rows of blocks as U8, a one-byte .scales beside each, the map in config.json."""
     rng = np.random.default_rng(zlib.crc32(str(folder.name).encode()))
     tensors, per_tensor = {}, {}
-    for name, w in weights.items():
+    for name, w in stacked(weights).items():
         path = name.rsplit(".", 1)[0]
         codec = next((c for end, c in case["codecs"].items() if path.endswith(end)), None) if name.endswith(".weight") else None
         if codec is None:
             tensors[name] = mx.array(w).astype(MLX[case["dtype"]])
             continue
         per_tensor[path] = codec
-        tensors[name] = mx.array(random_blocks(rng, codec, *w.shape, float(w.std())))
+        blocks = random_blocks(rng, codec, w.size // w.shape[-1], w.shape[-1], float(w.std()))
+        tensors[name] = mx.array(blocks.reshape(*w.shape[:-1], -1))
         tensors[path + ".scales"] = mx.zeros(1, dtype=mx.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "mlx"})
