@@ -17,6 +17,7 @@ static const struct arch {
     bool norm_topk; /* what llama.cpp does for the architecture */
 } arch_table[] = {
     {"llama", "llama", "LlamaForCausalLM", true, false, false},
+    {"llama", "mixtral", "MixtralForCausalLM", true, true, true}, /* when it has experts */
     {"qwen2", "qwen2", "Qwen2ForCausalLM", false, false, false},
     {"qwen3", "qwen3", "Qwen3ForCausalLM", false, false, false},
     {"qwen2moe", "qwen2_moe", "Qwen2MoeForCausalLM", false, true, false},
@@ -27,7 +28,8 @@ enum { N_ARCHS = sizeof arch_table / sizeof *arch_table };
 typedef struct {
     const cake_gguf *g; /* the first part */
     const struct arch *arch;
-    uint32_t head_dim;
+    const cake_gguf *parts;
+    uint32_t n_parts, head_dim;
     json_object *config, *per_tensor;
     cake_error *err;
 } builder;
@@ -107,6 +109,18 @@ static bool is_derived(const char *name) {
            (layer_of(&name, &layer) && strcmp(name, "attn_rot_embd.weight") == 0);
 }
 
+static bool is_mixtral(const builder *b) {
+    return strcmp(b->arch->model_type, "mixtral") == 0;
+}
+
+/* Mixtral calls "mlp.gate" and "mlp.switch_mlp" so. */
+static void rename_experts(char path[PATH_BYTES]) {
+    char *at = strstr(path, ".mlp."), rest[PATH_BYTES];
+    if (!at || (strcmp(at, ".mlp.gate") != 0 && strncmp(at, ".mlp.switch_mlp.", 16) != 0)) return;
+    memcpy(rest, at + 5, strlen(at + 5) + 1);
+    snprintf(at, (size_t)(PATH_BYTES - (at - path)), ".block_sparse_moe.%s", rest);
+}
+
 static cake_status add_tensor(builder *b, cake_gguf_model *m, const cake_gguf_tensor *t,
                               uint32_t part, char *name) {
     char path[PATH_BYTES];
@@ -116,6 +130,7 @@ static cake_status add_tensor(builder *b, cake_gguf_model *m, const cake_gguf_te
         return cake_fail(b->err, CAKE_EUNSUPPORTED,
                          "%s: tensor '%s' is not part of a %s model that this build knows",
                          b->g->what, t->name, b->arch->name);
+    if (is_mixtral(b)) rename_experts(path);
     snprintf(name, NAME_BYTES, "%s.%s", path, suffix);
     cake_tensor *o = &m->tensors[m->n_tensors++];
     *o = (cake_tensor){.name = name,
@@ -137,6 +152,19 @@ static cake_status add_tensor(builder *b, cake_gguf_model *m, const cake_gguf_te
     if (b->arch->permuted && q_or_k && b->head_dim % 2 == 0 && o->shape[0] % b->head_dim == 0)
         o->head_rows = b->head_dim;
     return CAKE_OK;
+}
+
+/* A tensor by GGUF's name, in any part; *part may be NULL. */
+static const cake_gguf_tensor *find_tensor(const builder *b, const char *name,
+                                           const cake_gguf **part) {
+    const cake_gguf_tensor *t = NULL;
+    for (uint32_t p = 0; p < b->n_parts && !t; p++)
+        if ((t = cake_gguf_tensor_named(&b->parts[p], name)) && part) *part = &b->parts[p];
+    return t;
+}
+
+static bool has_tensor(const builder *b, const char *name) {
+    return find_tensor(b, name, NULL) != NULL;
 }
 
 /* ---- metadata ---- */
@@ -228,7 +256,7 @@ static cake_status choose_arch(builder *b) {
                          b->g->what, (int)s.n, s.s);
     if ((st = cake_gguf_string(b->g, "general.architecture", true, 100, &s, b->err)) != CAKE_OK)
         return st;
-    for (size_t i = 0; i < N_ARCHS; i++)
+    for (size_t i = 0; i < N_ARCHS && !b->arch; i++)
         if (strlen(arch_table[i].name) == s.n && memcmp(arch_table[i].name, s.s, s.n) == 0)
             b->arch = &arch_table[i];
     if (!b->arch)
@@ -236,6 +264,15 @@ static cake_status choose_arch(builder *b) {
                          "%s: architecture '%.*s' is not supported; llama, qwen2, qwen3, qwen2moe "
                          "and qwen3moe are",
                          b->g->what, (int)s.n, s.s);
+    uint64_t n_experts = 0;
+    if ((st = get_uint(b, "expert_count", false, 1 << 20, &n_experts)) != CAKE_OK) return st;
+    if (n_experts && !b->arch->moe) {
+        if (strcmp(b->arch->name, "llama") != 0)
+            return cake_fail(b->err, CAKE_EUNSUPPORTED,
+                             "%s: a %s model with %llu experts is not supported", b->g->what,
+                             b->arch->name, (unsigned long long)n_experts);
+        b->arch++; /* Mixtral */
+    }
     return check_neutral(b);
 }
 
@@ -279,7 +316,7 @@ static cake_status sizes(builder *b) {
     put(b, "rms_norm_eps", number(eps));
     put(b, "hidden_act", json_object_new_string("silu"));
     uint64_t vocab = 0;
-    const cake_gguf_tensor *embed = cake_gguf_tensor_named(b->g, "token_embd.weight");
+    const cake_gguf_tensor *embed = find_tensor(b, "token_embd.weight", NULL);
     if (embed) vocab = embed->dims[1];
     if (!embed || vocab > 1u << 24)
         return cake_fail(b->err, CAKE_EFORMAT,
@@ -287,42 +324,55 @@ static cake_status sizes(builder *b) {
                                : "%s: tensor 'token_embd.weight' is missing",
                          b->g->what);
     put_uint(b, "vocab_size", vocab);
-    if (!b->arch->moe) {
-        put_uint(b, "intermediate_size", ff);
-        uint64_t experts = 0;
-        if ((st = get_uint(b, "expert_count", false, 1 << 20, &experts)) != CAKE_OK) return st;
-        if (experts)
-            return cake_fail(b->err, CAKE_EUNSUPPORTED,
-                             "%s: a %s model with %llu experts (Mixtral) is not supported as GGUF",
-                             b->g->what, b->arch->name, (unsigned long long)experts);
-    }
+    if (!b->arch->moe) put_uint(b, "intermediate_size", ff);
     return CAKE_OK;
 }
 
+/* Layers that have a feed-forward of their own in place of experts. */
+static json_object *dense_layers(const builder *b, uint64_t n_layers) {
+    json_object *list = json_object_new_array();
+    char name[NAME_BYTES];
+    for (uint64_t i = 0; i < n_layers; i++) {
+        snprintf(name, sizeof name, "blk.%llu.ffn_gate.weight", (unsigned long long)i);
+        if (has_tensor(b, name)) json_object_array_add(list, json_object_new_int64((int64_t)i));
+    }
+    return list;
+}
+
 static cake_status experts(builder *b) {
-    uint64_t n = 0, used = 0, ff = 0, shared = 0;
+    uint64_t n = 0, used = 0, dense = 0, ff = 0, shared = 0, layers = 0;
     bool norm = b->arch->norm_topk;
     char key[NAME_BYTES];
     cake_status st;
     if (!b->arch->moe) return CAKE_OK;
     key_of(b, "expert_weights_norm", key);
-    if ((st = get_uint(b, "expert_count", true, 1 << 20, &n)) != CAKE_OK ||
+    if ((st = get_uint(b, "block_count", true, LAYERS_MAX, &layers)) != CAKE_OK ||
+        (st = get_uint(b, "expert_count", true, 1 << 20, &n)) != CAKE_OK ||
         (st = get_uint(b, "expert_used_count", true, 1 << 20, &used)) != CAKE_OK ||
-        (st = get_uint(b, "expert_feed_forward_length", true, 1 << 22, &ff)) != CAKE_OK ||
+        (st = get_uint(b, "feed_forward_length", is_mixtral(b), 1 << 22, &dense)) != CAKE_OK)
+        return st;
+    ff = dense;
+    if ((st = get_uint(b, "expert_feed_forward_length", !is_mixtral(b), 1 << 22, &ff)) != CAKE_OK ||
         (st = get_uint(b, "expert_shared_feed_forward_length", false, 1 << 22, &shared)) !=
             CAKE_OK ||
         (st = cake_gguf_bool(b->g, key, &norm, b->err)) != CAKE_OK)
         return st;
-    uint64_t dense = ff;
-    if ((st = get_uint(b, "feed_forward_length", false, 1 << 22, &dense)) != CAKE_OK) return st;
+    put_uint(b, "num_experts_per_tok", used);
+    if (is_mixtral(b)) {
+        if (!norm)
+            return cake_fail(b->err, CAKE_EUNSUPPORTED, "%s: '%s' false is not supported",
+                             b->g->what, key);
+        put_uint(b, "num_local_experts", n);
+        put_uint(b, "intermediate_size", ff);
+        return CAKE_OK;
+    }
     put_uint(b, "intermediate_size", dense ? dense : ff);
     put_uint(b, "num_experts", n);
-    put_uint(b, "num_experts_per_tok", used);
     put_uint(b, "moe_intermediate_size", ff);
     if (strcmp(b->arch->name, "qwen2moe") == 0)
-        put_uint(b, "shared_expert_intermediate_size", shared ? shared : ff);
+        put_uint(b, "shared_expert_intermediate_size", shared ? shared : dense);
     put_uint(b, "decoder_sparse_step", 1);
-    put(b, "mlp_only_layers", json_object_new_array());
+    put(b, "mlp_only_layers", dense_layers(b, layers));
     put(b, "norm_topk_prob", json_object_new_boolean(norm));
     return CAKE_OK;
 }
@@ -333,7 +383,8 @@ static cake_status experts(builder *b) {
  * so the parameters behind them are found by trying those in use. *factor stays 0 when all factors
  * are 1. */
 static cake_status llama3_scaling(builder *b, double theta, double *factor, double *original) {
-    const cake_gguf_tensor *t = cake_gguf_tensor_named(b->g, "rope_freqs.weight");
+    const cake_gguf *part = NULL;
+    const cake_gguf_tensor *t = find_tensor(b, "rope_freqs.weight", &part);
     uint32_t n = b->head_dim / 2;
     uint64_t own = 0;
     if (!t) return CAKE_OK;
@@ -347,7 +398,7 @@ static cake_status llama3_scaling(builder *b, double theta, double *factor, doub
     bool plain = true;
     for (uint32_t i = 0; i < n; i++) {
         float f;
-        memcpy(&f, b->g->bytes + t->offset + 4 * (size_t)i, 4);
+        memcpy(&f, part->bytes + t->offset + 4 * (size_t)i, 4);
         if (!(f >= 1) || !(f < 1e6f))
             return cake_fail(b->err, CAKE_EFORMAT, "%s: 'rope_freqs.weight' holds %g", b->g->what,
                              (double)f);
@@ -359,7 +410,7 @@ static cake_status llama3_scaling(builder *b, double theta, double *factor, doub
         bool same = true;
         for (uint32_t i = 0; i < n && same; i++) {
             float f;
-            memcpy(&f, b->g->bytes + t->offset + 4 * (size_t)i, 4);
+            memcpy(&f, part->bytes + t->offset + 4 * (size_t)i, 4);
             double wave = 2 * 3.14159265358979323846 * pow(theta, 2.0 * i / b->head_dim), want = 1;
             if (wave > tried[k])
                 want = largest;
@@ -485,15 +536,11 @@ static cake_status end_ids(builder *b) {
 
 /* ---- all of it ---- */
 
-static bool has_tensor(const cake_gguf *parts, uint32_t n_parts, const char *name) {
-    for (uint32_t p = 0; p < n_parts; p++)
-        if (cake_gguf_tensor_named(&parts[p], name)) return true;
-    return false;
-}
-
 cake_status cake_gguf_model_new(cake_gguf_model *m, const cake_gguf *parts, uint32_t n_parts,
                                 cake_error *err) {
     builder b = {.g = parts,
+                 .parts = parts,
+                 .n_parts = n_parts,
                  .err = err,
                  .config = json_object_new_object(),
                  .per_tensor = json_object_new_object()};
@@ -507,13 +554,10 @@ cake_status cake_gguf_model_new(cake_gguf_model *m, const cake_gguf *parts, uint
     if ((st = sizes(&b)) != CAKE_OK || (st = experts(&b)) != CAKE_OK ||
         (st = rope(&b)) != CAKE_OK || (st = end_ids(&b)) != CAKE_OK)
         goto out;
-    put(&b, "tie_word_embeddings",
-        json_object_new_boolean(!has_tensor(parts, n_parts, "output.weight")));
+    put(&b, "tie_word_embeddings", json_object_new_boolean(!has_tensor(&b, "output.weight")));
     if (strcmp(b.arch->name, "llama") == 0) {
-        put(&b, "attention_bias",
-            json_object_new_boolean(has_tensor(parts, n_parts, "blk.0.attn_q.bias")));
-        put(&b, "mlp_bias",
-            json_object_new_boolean(has_tensor(parts, n_parts, "blk.0.ffn_up.bias")));
+        put(&b, "attention_bias", json_object_new_boolean(has_tensor(&b, "blk.0.attn_q.bias")));
+        put(&b, "mlp_bias", json_object_new_boolean(has_tensor(&b, "blk.0.ffn_up.bias")));
     }
     size_t n = 0;
     for (uint32_t p = 0; p < n_parts; p++) n += parts[p].n_tensors;

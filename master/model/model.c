@@ -26,7 +26,7 @@ cake_status cake_model_open(cake_model *m, const char *arg, cake_error *err) {
     if (st == CAKE_OK) st = cake_layout_new(&m->layout, &m->config, m->checkpoint, NULL, 0, err);
     for (uint32_t i = 0; st == CAKE_OK && i < m->checkpoint->n_warnings; i++)
         cake_log(CAKE_LOG_WARN, "event=checkpoint_warning text=\"%s\"", m->checkpoint->warnings[i]);
-    if (st == CAKE_OK && m->layout->n_bare)
+    if (st == CAKE_OK && m->layout->n_bare && !m->checkpoint->config_text)
         cake_log(CAKE_LOG_WARN,
                  "event=checkpoint_warning text=\"%u quantized modules lack the one-byte .scales "
                  "that mlx-kquant writes\"",

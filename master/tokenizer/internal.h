@@ -5,6 +5,7 @@
 
 #include "common/json.h"
 #include "common/mem.h"
+#include "common/model/gguf.h"
 #include "master/tokenizer/tokenizer.h"
 #include "master/tokenizer/unicode.h"
 
@@ -270,8 +271,7 @@ cake_status tok_add_added(cake_tokenizer *t, const tok_added *a, const char *con
 cake_status tok_load_json(cake_tokenizer *t, json_object *root, cake_error *err);
 cake_status tok_load_gpt2(cake_tokenizer *t, const char *dir, json_object *config, cake_error *err);
 cake_status tok_load_spm(cake_tokenizer *t, const uint8_t *p, size_t n, cake_error *err);
-/* A GGUF file's metadata (load_gguf.c); path names the file. */
-cake_status tok_load_gguf(cake_tokenizer *t, const char *path, cake_error *err);
+cake_status tok_load_gguf(cake_tokenizer *t, const cake_gguf *g, cake_error *err);
 
 /* Pieces as SentencePiece and GGUF list them; ids and types are theirs. */
 enum {

@@ -1,6 +1,5 @@
 /* Opening a tokenizer: tokenizer.json, vocab.json + merges.txt, and the small files beside them. */
 #include "common/file.h"
-#include "common/model/gguf.h"
 #include "master/tokenizer/internal.h"
 
 #include <stdlib.h>
@@ -453,7 +452,11 @@ cake_status cake_tokenizer_open(cake_tokenizer **out, const char *dir, cake_erro
     } else if (cake_file_exists(vocab)) {
         st = tok_load_gpt2(t, dir, config, err);
     } else if ((st = cake_gguf_find_file(dir, &gguf, err)) == CAKE_OK && gguf) {
-        st = tok_load_gguf(t, gguf, err);
+        cake_gguf g;
+        if ((st = cake_gguf_open(&g, gguf, err)) == CAKE_OK) {
+            st = tok_load_gguf(t, &g, err);
+            cake_gguf_deinit(&g);
+        }
     } else if (st == CAKE_OK) {
         st =
             cake_fail(err, CAKE_ENOTFOUND,
@@ -464,7 +467,7 @@ out:
     if (st == CAKE_OK)
         *out = t;
     else {
-        cake_fail_in(err, st, "%s", dir);
+        if (!gguf) cake_fail_in(err, st, "%s", dir);
         cake_tokenizer_free(t);
     }
     json_object_put(config);

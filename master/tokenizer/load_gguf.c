@@ -4,7 +4,6 @@
  * alphabet, merges, and in "pre" the name of what cuts a text into words and normalizes it, which
  * stands for the components that the model's tokenizer.json lists one by one. Only names whose
  * components are known here are taken. */
-#include "common/model/gguf.h"
 #include "master/tokenizer/internal.h"
 
 #include <stdlib.h>
@@ -206,22 +205,21 @@ static cake_status around(cake_tokenizer *t, const cake_gguf *g, bool bos, cake_
     return CAKE_OK;
 }
 
-cake_status tok_load_gguf(cake_tokenizer *t, const char *path, cake_error *err) {
-    cake_gguf g;
+cake_status tok_load_gguf(cake_tokenizer *t, const cake_gguf *g, cake_error *err) {
     cake_gguf_text model;
     bool bos = false;
-    cake_status st = cake_gguf_open(&g, path, err);
-    if (st != CAKE_OK) return st;
-    st = cake_gguf_string(&g, "tokenizer.ggml.model", true, 100, &model, err);
+    cake_status st = cake_gguf_string(g, "tokenizer.ggml.model", true, 100, &model, err);
     if (st == CAKE_OK && is(model, "gpt2"))
-        st = load_gpt2(t, &g, &bos, err);
+        st = load_gpt2(t, g, &bos, err);
     else if (st == CAKE_OK && is(model, "llama"))
-        st = load_llama(t, &g, &bos, err);
+        st = load_llama(t, g, &bos, err);
     else if (st == CAKE_OK)
         st = cake_fail(err, CAKE_EUNSUPPORTED,
                        "tokenizer.ggml.model \"%.*s\" is not supported; gpt2 and llama are",
                        (int)model.n, model.s);
-    if (st == CAKE_OK) st = around(t, &g, bos, err);
-    cake_gguf_deinit(&g);
+    if (st == CAKE_OK) st = around(t, g, bos, err);
+    /* Errors about the metadata name the file already, those of the parts that are built do not. */
+    if (st != CAKE_OK && err && strncmp(err->msg, g->what, strlen(g->what)) != 0)
+        cake_fail_in(err, st, "%s", g->what);
     return st;
 }

@@ -6,13 +6,15 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "common/model/hashes.h"
+#include "common/json.h"
 #include "kernels/codec.h"
 #include "kernels/vec.h"
 #include "master/template/template.h"
 #include "master/tokenizer/tokenizer.h"
 #include "tests/unit/gguffile.h"
 #include "worker/engine/stage.h"
+
+#include <math.h>
 
 #define FIXTURE "tests/models/stories260K-q8_0.gguf"
 #define SOURCE  "tests/models/stories260K-hf"
@@ -254,6 +256,270 @@ static void test_same_bits(void **state) {
     close_model(&g);
 }
 
+/* ---- every family: GGUF files made here of the reference checkpoints ---- */
+
+static const struct {
+    const char *gguf, *hf;
+} name_pairs[] = {{"token_embd", "model.embed_tokens"},
+                  {"output_norm", "model.norm"},
+                  {"output", "lm_head"},
+                  {"attn_norm", "input_layernorm"},
+                  {"attn_q", "self_attn.q_proj"},
+                  {"attn_k", "self_attn.k_proj"},
+                  {"attn_v", "self_attn.v_proj"},
+                  {"attn_output", "self_attn.o_proj"},
+                  {"attn_q_norm", "self_attn.q_norm"},
+                  {"attn_k_norm", "self_attn.k_norm"},
+                  {"ffn_norm", "post_attention_layernorm"},
+                  {"ffn_gate", "mlp.gate_proj"},
+                  {"ffn_up", "mlp.up_proj"},
+                  {"ffn_down", "mlp.down_proj"},
+                  {"ffn_gate_inp", "mlp.gate"},
+                  {"ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
+                  {"ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
+                  {"ffn_up_shexp", "mlp.shared_expert.up_proj"},
+                  {"ffn_down_shexp", "mlp.shared_expert.down_proj"},
+                  {"ffn_gate_exps", "mlp.experts.0.gate_proj"},
+                  {"ffn_up_exps", "mlp.experts.0.up_proj"},
+                  {"ffn_down_exps", "mlp.experts.0.down_proj"},
+                  {"ffn_gate_exps", "mlp.switch_mlp.gate_proj"},
+                  {"ffn_up_exps", "mlp.switch_mlp.up_proj"},
+                  {"ffn_down_exps", "mlp.switch_mlp.down_proj"},
+                  {"ffn_gate_inp", "block_sparse_moe.gate"},
+                  {"ffn_gate_exps", "block_sparse_moe.experts.0.w1"},
+                  {"ffn_down_exps", "block_sparse_moe.experts.0.w2"},
+                  {"ffn_up_exps", "block_sparse_moe.experts.0.w3"}};
+
+/* GGUF's name of a tensor; NULL for what it stores otherwise (later experts, placeholders). */
+static char *gguf_name(const char *name) {
+    const char *stem = name, *dot = strrchr(name, '.');
+    char layer[32] = "";
+    unsigned n;
+    int skip = 0;
+    if (sscanf(name, "model.layers.%u.%n", &n, &skip) == 1 && skip > 0) {
+        stem = name + skip;
+        snprintf(layer, sizeof layer, "blk.%u.", n);
+    }
+    for (size_t i = 0; i < sizeof name_pairs / sizeof *name_pairs; i++)
+        if (strlen(name_pairs[i].hf) == (size_t)(dot - stem) &&
+            memcmp(name_pairs[i].hf, stem, (size_t)(dot - stem)) == 0 &&
+            strcmp(dot, ".scales") != 0)
+            return cake_asprintf("%s%s%s", layer, name_pairs[i].gguf, dot);
+    return NULL;
+}
+
+static uint32_t ggml_type_of(const opened *o, const cake_tensor *t) {
+    cake_quant_params p = {0};
+    char *path = cake_strndup(t->name, strlen(t->name) - 7);
+    bool blocks = t->dtype == CAKE_DTYPE_U8 &&
+                  cake_quant_lookup(o->config.quant, path, &p) == CAKE_QUANT_LISTED;
+    free(path);
+    for (uint32_t id = 0; id < 64; id++) {
+        const cake_gguf_kind *k = cake_gguf_kind_of(id);
+        if (!k || !k->bytes) continue;
+        if (blocks ? k->dtype == CAKE_DTYPE_NONE && k->codec == p.codec : k->dtype == t->dtype)
+            return id;
+    }
+    fail_msg("%s has no type in GGUF", t->name);
+    return 0;
+}
+
+/* The bytes of a tensor, those of all experts behind each other, Llama's q and k permuted. */
+static bytes gguf_bytes(const opened *o, const cake_tensor *t, bool permute, uint32_t *n_experts) {
+    bytes b = {0};
+    const char *at = strstr(t->name, ".experts.0.");
+    *n_experts = 0;
+    for (uint32_t e = 0; at; e++) {
+        char *name = cake_asprintf("%.*s.experts.%u.%s", (int)(at - t->name), t->name, e,
+                                   at + strlen(".experts.0."));
+        int32_t i = cake_checkpoint_find(o->ck, name);
+        free(name);
+        if (i < 0) return b;
+        put_bytes(&b, o->ck->tensors[i].data, (size_t)o->ck->tensors[i].n_bytes);
+        ++*n_experts;
+    }
+    uint64_t rows = t->shape[0], d = o->config.head_dim, row = t->n_bytes / rows;
+    for (uint64_t r = 0; r < rows; r++) {
+        uint64_t from = !permute ? r : r / d * d + r % d / 2 + (r % 2) * (d / 2);
+        put_bytes(&b, t->data + from * row, (size_t)row);
+    }
+    return b;
+}
+
+static void kv_arch(gguf_file *f, const char *arch, const char *name, double v, bool integer) {
+    char *key = cake_asprintf("%s.%s", arch, name);
+    if (integer)
+        kv_u32(f, key, (uint32_t)v);
+    else
+        kv_f32(f, key, (float)v);
+    free(key);
+}
+
+static void kv_rope(gguf_file *f, const opened *o, const char *arch) {
+    const cake_rope_config *r = &o->config.rope;
+    uint32_t head = o->config.head_dim, n = head / 2;
+    kv_arch(f, arch, "rope.dimension_count", head, true);
+    kv_arch(f, arch, "rope.freq_base", r->theta, false);
+    if (r->type == CAKE_SCALING_DEFAULT) return;
+    kv_arch(f, arch, "rope.scaling.original_context_length", r->original_max_positions, true);
+    if (r->type != CAKE_SCALING_LLAMA3) {
+        char *key = cake_asprintf("%s.rope.scaling.type", arch);
+        kv_text(f, key, r->type == CAKE_SCALING_YARN ? "yarn" : "linear");
+        free(key);
+        kv_arch(f, arch, "rope.scaling.factor", r->factor, false);
+        kv_arch(f, arch, "rope.scaling.yarn_beta_fast", r->beta_fast, false);
+        kv_arch(f, arch, "rope.scaling.yarn_beta_slow", r->beta_slow, false);
+        return;
+    }
+    float factors[128];
+    for (uint32_t i = 0; i < n; i++) {
+        double wave = 2 * 3.14159265358979323846 * pow(r->theta, 2.0 * i / head);
+        double turns = r->original_max_positions / wave;
+        double s = (turns - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
+        s = s < 0 ? 0 : s > 1 ? 1 : s;
+        factors[i] = (float)(1 / ((1 - s) / r->factor + s));
+    }
+    add_tensor(f, "rope_freqs.weight", 0, 1, (uint64_t[]){n}, factors);
+}
+
+static void kv_config(gguf_file *f, const opened *o, const char *arch) {
+    const cake_model_config *c = &o->config;
+    const cake_moe_config *m = &c->moe;
+    kv_text(f, "general.type", "model");
+    kv_text(f, "general.architecture", arch);
+    kv_arch(f, arch, "context_length", c->max_positions, true);
+    kv_arch(f, arch, "embedding_length", c->hidden, true);
+    kv_arch(f, arch, "block_count", c->n_layers, true);
+    kv_arch(f, arch, "feed_forward_length", c->ff ? c->ff : m->ff, true);
+    kv_arch(f, arch, "attention.head_count", c->n_heads, true);
+    kv_arch(f, arch, "attention.head_count_kv", c->n_kv_heads, true);
+    kv_arch(f, arch, "attention.key_length", c->head_dim, true);
+    kv_arch(f, arch, "attention.value_length", c->head_dim, true);
+    kv_arch(f, arch, "attention.layer_norm_rms_epsilon", c->norm_eps, false);
+    if (m->n_experts) {
+        char *key = cake_asprintf("%s.expert_weights_norm", arch);
+        kv_arch(f, arch, "expert_count", m->n_experts, true);
+        kv_arch(f, arch, "expert_used_count", m->top_k, true);
+        kv_arch(f, arch, "expert_feed_forward_length", m->ff, true);
+        if (m->shared_ff) kv_arch(f, arch, "expert_shared_feed_forward_length", m->shared_ff, true);
+        kv_bool(f, key, m->norm_top_k);
+        free(key);
+    }
+    kv_rope(f, o, arch);
+}
+
+static const char *arch_of(const opened *o) {
+    static const char *const pairs[][2] = {{"llama", "llama"},        {"mixtral", "llama"},
+                                           {"qwen2", "qwen2"},        {"qwen3", "qwen3"},
+                                           {"qwen2_moe", "qwen2moe"}, {"qwen3_moe", "qwen3moe"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (strcmp(o->config.model_type, pairs[i][0]) == 0) return pairs[i][1];
+    fail_msg("no architecture for %s", o->config.model_type);
+    return NULL;
+}
+
+static void add_tensors(gguf_file *f, const opened *o, const char *arch, uint32_t part,
+                        uint32_t n_parts) {
+    for (uint32_t i = 0; i < o->ck->n_tensors; i++) {
+        const cake_tensor *t = &o->ck->tensors[i];
+        char *name = gguf_name(t->name);
+        if (!name || i % n_parts != part) {
+            free(name);
+            continue;
+        }
+        bool permute = strcmp(arch, "llama") == 0 && (strstr(t->name, ".self_attn.q_proj.") ||
+                                                      strstr(t->name, ".self_attn.k_proj."));
+        uint32_t type = ggml_type_of(o, t), n_experts, rank = t->rank;
+        const cake_gguf_kind *k = cake_gguf_kind_of(type);
+        bytes b = gguf_bytes(o, t, permute, &n_experts);
+        uint64_t dims[4] = {1, 1, 1, 1};
+        for (uint32_t d = 0; d < rank; d++) dims[d] = t->shape[rank - 1 - d];
+        if (k->dtype == CAKE_DTYPE_NONE) dims[0] = dims[0] / k->bytes * k->weights;
+        if (n_experts) dims[rank++] = n_experts;
+        while (rank > 1 && dims[rank - 1] == 1) rank--; /* as llama.cpp writes them */
+        add_tensor(f, name, type, rank, dims, b.p);
+        free(b.p);
+        free(name);
+    }
+}
+
+/* A GGUF file of a folder in dir; n_parts > 1: split. Returns its path (of the first part). */
+static char *gguf_of(const opened *o, const char *dir, uint32_t n_parts) {
+    char *path = NULL;
+    for (uint32_t p = 0; p < n_parts; p++) {
+        gguf_file f = {.alignment = 0};
+        const char *arch = arch_of(o);
+        char *name = n_parts > 1 ? cake_asprintf("m-%05u-of-%05u.gguf", p + 1, n_parts)
+                                 : cake_strdup("m.gguf");
+        if (p == 0) kv_config(&f, o, arch);
+        if (n_parts > 1) kv_u32(&f, "split.no", p), kv_u32(&f, "split.count", n_parts);
+        add_tensors(&f, o, arch, p, n_parts);
+        bytes b = finish(&f);
+        write_file(dir, name, b.p, b.n);
+        if (p == 0) path = cake_path_join(dir, name);
+        free(b.p);
+        free(name);
+    }
+    return path;
+}
+
+static void same_as_folder(const char *name, uint32_t n_parts) {
+    char *folder = cake_asprintf("tests/vectors/reference/%s", name);
+    opened s = open_model(folder);
+    char *dir = tmp_dir(), *path = gguf_of(&s, dir, n_parts);
+    opened g = open_model(path);
+    assert_int_equal(g.ck->n_files, n_parts);
+    cake_sha256 a = logits_of(&s), b = logits_of(&g);
+    if (memcmp(&a, &b, sizeof a) != 0) fail_msg("%s: other logits as GGUF", name);
+    close_model(&g);
+    close_model(&s);
+    free(path);
+    free(folder);
+    tmp_remove(dir);
+}
+
+/* Float and kquant checkpoints of every family, scaling and codec: the same bits as GGUF. */
+static void test_families(void **state) {
+    (void)state;
+    static const char *const names[] = {"llama-f32",           "llama-tied-f16",
+                                        "llama3-rope-bf16",    "llama-linear-f16",
+                                        "llama-biases-f32",    "qwen2-bf16",
+                                        "qwen2-yarn-f16",      "qwen3-bf16",
+                                        "qwen3-yarn-bf16",     "kquant-super-blocks",
+                                        "kquant-small-blocks", "mixtral-bf16",
+                                        "qwen2moe-bf16",       "qwen2moe-norm-dense-f32",
+                                        "qwen3moe-f16"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) same_as_folder(names[i], 1);
+}
+
+static void test_split(void **state) {
+    (void)state;
+    same_as_folder("kquant-super-blocks", 3);
+    opened s = open_model("tests/vectors/reference/qwen2-bf16");
+    char *dir = tmp_dir(), *path = gguf_of(&s, dir, 2), *second = cake_strdup(path), *other;
+    cake_checkpoint *ck;
+    second[strlen(second) - strlen("1-of-00002.gguf")] = '2';
+    opened g = open_model(dir); /* the folder holds one model */
+    assert_int_equal(g.ck->n_files, 2);
+    close_model(&g);
+    OK(cake_checkpoint_open(&ck, second, &err)); /* any part names them all */
+    cake_checkpoint_close(ck);
+    other = cake_path_join(dir, "renamed.gguf");
+    assert_int_equal(rename(second, other), 0);
+    assert_fails(cake_checkpoint_open(&ck, path, &err), CAKE_ENOTFOUND, &err, "part 2 of 2");
+    assert_fails(cake_checkpoint_open(&ck, other, &err), CAKE_EFORMAT, &err, "part 2 of 2");
+    size_t n;
+    char *text = read_text(dir, "m-00001-of-00002.gguf", &n);
+    write_file(dir, "m-00002-of-00002.gguf", text, n);
+    assert_fails(cake_checkpoint_open(&ck, path, &err), CAKE_EFORMAT, &err, "part 1 of 2");
+    free(text);
+    free(other);
+    free(second);
+    free(path);
+    close_model(&s);
+    tmp_remove(dir);
+}
+
 /* ---- tokenizer and template ---- */
 
 static void same_ids(const cake_tokenizer *a, const cake_tokenizer *b, const char *text, size_t n) {
@@ -318,13 +584,271 @@ static void test_fixture_tokenizer(void **state) {
                  "no chat template");
 }
 
+/* Metadata of a tokenizer.json of the byte alphabet, as llama.cpp's converter writes it. */
+static void write_tokenizer(const char *folder, const char *pre, bool bos, const char *path) {
+    enum { TYPE_NORMAL = 1, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4, TYPE_UNUSED = 5 };
+    gguf_file f = {.alignment = 0};
+    json_object *root = NULL, *model = NULL, *vocab = NULL, *merges = NULL, *added = NULL;
+    char *json = cake_path_join(folder, "tokenizer.json");
+    OK(cake_json_read(json, 1 << 26, &root, &err));
+    OK(cake_json_object(root, "model", true, &model, &err));
+    OK(cake_json_object(model, "vocab", true, &vocab, &err));
+    OK(cake_json_array(model, "merges", true, 1 << 22, &merges, &err));
+    OK(cake_json_array(root, "added_tokens", true, 1 << 20, &added, &err));
+    size_t n = (size_t)json_object_object_length(vocab) + json_object_array_length(added) + 3;
+    const char **text = cake_calloc(n, sizeof *text);
+    uint32_t *type = cake_calloc(n, sizeof *type);
+    json_object_object_foreach(vocab, key, id) {
+        text[json_object_get_int(id)] = key, type[json_object_get_int(id)] = TYPE_NORMAL;
+    }
+    for (size_t i = 0; i < json_object_array_length(added); i++) {
+        json_object *o = json_object_array_get_idx(added, i);
+        uint32_t at = 0;
+        bool special = false;
+        OK(cake_json_u32(o, "id", true, 0, (uint32_t)n - 1, &at, &err));
+        OK(cake_json_string(o, "content", true, 1000, &text[at], &err));
+        OK(cake_json_bool(o, "special", true, &special, &err));
+        type[at] = special ? TYPE_CONTROL : TYPE_USER_DEFINED;
+    }
+    kv_text(&f, "tokenizer.ggml.model", "gpt2");
+    kv_text(&f, "tokenizer.ggml.pre", pre);
+    kv_array(&f, "tokenizer.ggml.tokens", CAKE_GGUF_STRING, n);
+    for (size_t i = 0; i < n; i++) put_text(&f.kv, text[i] ? text[i] : "[PAD]");
+    kv_array(&f, "tokenizer.ggml.token_type", CAKE_GGUF_I32, n);
+    for (size_t i = 0; i < n; i++) put_u32(&f.kv, text[i] ? type[i] : TYPE_UNUSED);
+    size_t n_merges = json_object_array_length(merges);
+    kv_array(&f, "tokenizer.ggml.merges", CAKE_GGUF_STRING, n_merges);
+    for (size_t i = 0; i < n_merges; i++) {
+        json_object *m = json_object_array_get_idx(merges, i);
+        char *pair =
+            json_object_is_type(m, json_type_string)
+                ? cake_strdup(json_object_get_string(m))
+                : cake_asprintf("%s %s", json_object_get_string(json_object_array_get_idx(m, 0)),
+                                json_object_get_string(json_object_array_get_idx(m, 1)));
+        put_text(&f.kv, pair);
+        free(pair);
+    }
+    cake_tokenizer *t;
+    OK(cake_tokenizer_open(&t, folder, &err));
+    if (cake_tokenizer_bos(t) >= 0)
+        kv_u32(&f, "tokenizer.ggml.bos_token_id", (uint32_t)cake_tokenizer_bos(t));
+    kv_u32(&f, "tokenizer.ggml.eos_token_id", (uint32_t)cake_tokenizer_eos(t));
+    kv_bool(&f, "tokenizer.ggml.add_bos_token", bos);
+    kv_text(&f, "tokenizer.chat_template", "{{ bos_token }}[{{ messages[0].content }}]");
+    cake_tokenizer_free(t);
+    bytes b = finish(&f);
+    FILE *out = fopen(path, "wb");
+    assert_non_null(out);
+    assert_int_equal(fwrite(b.p, 1, b.n, out), b.n);
+    assert_int_equal(fclose(out), 0);
+    free(b.p);
+    free(text);
+    free(type);
+    free(json);
+    json_object_put(root);
+}
+
+static void test_tokenizers(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *pre;
+        bool bos;
+    } c[] = {
+        {"qwen2.5", "qwen2", false}, {"qwen3", "qwen2", false}, {"llama3.2", "llama-bpe", true}};
+    unsigned n = 0;
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        char *sub = cake_asprintf("tokenizers/%s/tokenizer.json", c[i].name),
+             *json = shared_data(sub);
+        free(sub);
+        if (!json) continue;
+        char *folder = cake_strndup(json, strlen(json) - strlen("/tokenizer.json"));
+        char *dir = tmp_dir(), *path = cake_path_join(dir, "t.gguf");
+        write_tokenizer(folder, c[i].pre, c[i].bos, path);
+        same_tokenizer(folder, path);
+        cake_chat_template *t;
+        OK(cake_chat_template_open(&t, path, &err));
+        json_object *messages = json_tokener_parse("[{\"role\":\"user\",\"content\":\"hi\"}]");
+        char *text;
+        size_t len;
+        OK(cake_chat_template_apply(t, &(cake_chat_request){.messages = messages}, &text, &len,
+                                    &err));
+        char *want =
+            cake_asprintf("%s[hi]", c[i].bos ? "<|begin_of_text|>" : cake_chat_template_bos(t));
+        assert_string_equal(text, want);
+        json_object_put(messages);
+        cake_chat_template_free(t);
+        free(want);
+        free(text);
+        free(path);
+        free(folder);
+        free(json);
+        tmp_remove(dir);
+        n++;
+    }
+    if (!n) skip();
+}
+
+/* What the metadata must not say, each with a message that names it. */
+static void test_refusals(void **state) {
+    (void)state;
+    opened s = open_model("tests/vectors/reference/llama-f32");
+    char *dir = tmp_dir(), *path = cake_path_join(dir, "m.gguf");
+    static const struct {
+        const char *key; /* replaces "KEY" of the config that gguf_of writes, or is added */
+        char kind;       /* i: u32, f: f32, t: text, b: bool, -: left out */
+        double number;
+        const char *text;
+        cake_status st;
+        const char *words;
+    } c[] = {
+        {"general.architecture", 't', 0, "gemma3", CAKE_EUNSUPPORTED, "architecture 'gemma3'"},
+        {"general.architecture", '-', 0, NULL, CAKE_EFORMAT, "'general.architecture'"},
+        {"general.architecture", 'i', 3, NULL, CAKE_EFORMAT, "'general.architecture' is a u32"},
+        {"general.type", 't', 0, "adapter", CAKE_EUNSUPPORTED, "type 'adapter'"},
+        {"llama.embedding_length", '-', 0, NULL, CAKE_EFORMAT, "'llama.embedding_length'"},
+        {"llama.embedding_length", 'i', 4e9, NULL, CAKE_EFORMAT, "'llama.embedding_length'"},
+        {"llama.embedding_length", 'i', 128, NULL, CAKE_EFORMAT, "embed_tokens"},
+        {"llama.block_count", 'i', 0, NULL, CAKE_EFORMAT, "num_hidden_layers"},
+        {"llama.block_count", 'i', 1, NULL, CAKE_EUNSUPPORTED, "layers.1."},
+        {"llama.block_count", 'i', 3, NULL, CAKE_ENOTFOUND, "layers.2."},
+        {"llama.attention.head_count", 'i', 0, NULL, CAKE_EFORMAT, "num_attention_heads"},
+        {"llama.attention.head_count", 't', 0, "4", CAKE_EFORMAT, "expected an integer"},
+        {"llama.attention.head_count_kv", 'i', 3, NULL, CAKE_EFORMAT, "num_key_value_heads"},
+        {"llama.attention.value_length", 'i', 32, NULL, CAKE_EUNSUPPORTED, "values of 32"},
+        {"llama.rope.dimension_count", 'i', 8, NULL, CAKE_EUNSUPPORTED, "8 rotated dimensions"},
+        {"llama.attention.layer_norm_rms_epsilon", '-', 0, NULL, CAKE_EFORMAT, "rms_epsilon"},
+        {"llama.attention.layer_norm_rms_epsilon", 'f', -1, NULL, CAKE_EFORMAT, "rms_norm_eps"},
+        {"llama.context_length", '-', 0, NULL, CAKE_EFORMAT, "'llama.context_length'"},
+        {"llama.feed_forward_length", 'i', 64, NULL, CAKE_EFORMAT, "gate_proj"},
+        {"llama.expert_count", 'i', 4, NULL, CAKE_EFORMAT, "'llama.expert_used_count'"},
+        {"llama.rope.scaling.type", 't', 0, "longrope", CAKE_EUNSUPPORTED, "'longrope'"},
+        {"llama.rope.scaling.attn_factor", 'f', 2, NULL, CAKE_EUNSUPPORTED, "attention factor"},
+        {"llama.rope.freq_base", 'f', (double)NAN, NULL, CAKE_EFORMAT, "'llama.rope.freq_base'"},
+        {"llama.attention.clamp_kqv", 'f', 8, NULL, CAKE_EUNSUPPORTED, "clamp_kqv"},
+        {"llama.attn_logit_softcapping", 'f', 50, NULL, CAKE_EUNSUPPORTED, "softcapping"},
+        {"llama.logit_scale", 'f', 0.5, NULL, CAKE_EUNSUPPORTED, "logit_scale"},
+        {"llama.attention.causal", 'b', 0, NULL, CAKE_EUNSUPPORTED, "attention.causal"},
+        {"llama.use_parallel_residual", 'b', 1, NULL, CAKE_EUNSUPPORTED, "parallel_residual"},
+        {"split.count", 'i', 3, NULL, CAKE_EFORMAT, "of a split file"},
+        {"tokenizer.ggml.eos_token_id", 't', 0, "x", CAKE_EFORMAT, "eos_token_id"},
+        {"blk.0.attn_sinks.weight", 'T', 0, NULL, CAKE_EUNSUPPORTED, "'blk.0.attn_sinks.weight'"},
+        {"blk.00.attn_norm.weight", 'T', 0, NULL, CAKE_EUNSUPPORTED, "'blk.00.attn_norm.weight'"},
+        {"model.norm.weight", 'T', 0, NULL, CAKE_EUNSUPPORTED, "'model.norm.weight'"},
+        {"rope_freqs.weight", 'T', 0, NULL, CAKE_EFORMAT, "rope_freqs.weight"},
+    };
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        gguf_file f = {.alignment = 0}, all = {.alignment = 0};
+        kv_config(&all, &s, "llama");
+        /* Copy what is not replaced: parse the values that were written. */
+        bytes b = finish(&all);
+        cake_gguf g;
+        OK(cake_gguf_parse(&g, b.p, b.n, "x", &err));
+        for (size_t k = 0; k < g.n_values; k++) {
+            const cake_gguf_value *v = &g.values[k];
+            if (v->key.n == strlen(c[i].key) && memcmp(v->key.s, c[i].key, v->key.n) == 0) continue;
+            const uint8_t *from = (const uint8_t *)v->key.s - 8,
+                          *to = k + 1 < g.n_values ? (const uint8_t *)g.values[k + 1].key.s - 8
+                                                   : v->at + 4;
+            put_bytes(&f.kv, from, (size_t)(to - from)), f.n_kv++;
+        }
+        cake_gguf_deinit(&g);
+        free(b.p);
+        switch (c[i].kind) {
+        case 'i': kv_u32(&f, c[i].key, (uint32_t)c[i].number); break;
+        case 'f': kv_f32(&f, c[i].key, (float)c[i].number); break;
+        case 'b': kv_bool(&f, c[i].key, c[i].number > 0); break;
+        case 't': kv_text(&f, c[i].key, c[i].text); break;
+        default: break;
+        }
+        add_tensors(&f, &s, "llama", 0, 1);
+        if (c[i].kind == 'T') add_tensor2(&f, c[i].key, 0, 64, 1);
+        b = finish(&f);
+        write_file(dir, "m.gguf", b.p, b.n);
+        free(b.p);
+        cake_checkpoint *ck = NULL;
+        cake_model_config config = {0};
+        cake_layout *layout = NULL;
+        char *text = NULL;
+        size_t len;
+        err = (cake_error){0};
+        cake_status st = cake_checkpoint_open(&ck, path, &err);
+        if (st == CAKE_OK) st = cake_checkpoint_config(ck, &text, &len, &err);
+        if (st == CAKE_OK) st = cake_config_parse(&config, text, len, ck->config_path, &err);
+        if (st == CAKE_OK) {
+            st = cake_layout_new(&layout, &config, ck, NULL, 0, &err);
+            cake_config_deinit(&config);
+        }
+        if (st != c[i].st || !strstr(err.msg, c[i].words))
+            fail_msg("%s: expected %s with '%s', got %s: %s", c[i].key, cake_status_name(c[i].st),
+                     c[i].words, cake_status_name(st), err.msg);
+        if (!strstr(err.msg, dir)) fail_msg("no file named in: %s", err.msg);
+        free(text);
+        cake_checkpoint_close(ck);
+    }
+    free(path);
+    close_model(&s);
+    tmp_remove(dir);
+}
+
+/* The same for tokenizers. */
+static void test_tokenizer_refusals(void **state) {
+    (void)state;
+    char *dir = tmp_dir(), *path = cake_path_join(dir, "m.gguf");
+    static const struct {
+        const char *model, *pre;
+        uint32_t n_tokens, n_types, type;
+        const char *merge, *words;
+        cake_status st;
+    } c[] = {
+        {"bert", "qwen2", 3, 3, 1, "a b", "tokenizer.ggml.model \"bert\"", CAKE_EUNSUPPORTED},
+        {NULL, "qwen2", 3, 3, 1, "a b", "tokenizer.ggml.model", CAKE_EFORMAT},
+        {"gpt2", "viking", 3, 3, 1, "a b", "pre \"viking\"", CAKE_EUNSUPPORTED},
+        {"gpt2", NULL, 3, 3, 1, "a b", "tokenizer.ggml.pre is missing", CAKE_EUNSUPPORTED},
+        {"gpt2", "qwen2", 3, 2, 1, "a b", "3 tokens with 2 types", CAKE_EFORMAT},
+        {"gpt2", "qwen2", 3, 3, 0, "a b", "token 0 is not well-formed", CAKE_EFORMAT},
+        {"gpt2", "qwen2", 3, 3, 7, "a b", "token 0 is not well-formed", CAKE_EFORMAT},
+        {"gpt2", "qwen2", 3, 3, 1, "a c", "not in the vocabulary", CAKE_EFORMAT},
+        {"gpt2", "qwen2", 3, 3, 1, "ab", "not two tokens", CAKE_EFORMAT},
+        {"gpt2", "qwen2", 3, 3, 1, NULL, "tokenizer.ggml.merges", CAKE_EFORMAT},
+        {"gpt2", "qwen2", 4, 4, 1, "a b", "token 3 is not well-formed", CAKE_EFORMAT},
+        {"llama", "default", 3, 3, 1, "a b", "tokenizer.ggml.scores", CAKE_EFORMAT},
+        {"gpt2", "qwen2", 3, 3, 1, "a b", NULL, CAKE_OK},
+    };
+    static const char *const tokens[] = {"a", "b", "ab", "\xFF"};
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        gguf_file f = {.alignment = 0};
+        if (c[i].model) kv_text(&f, "tokenizer.ggml.model", c[i].model);
+        if (c[i].pre) kv_text(&f, "tokenizer.ggml.pre", c[i].pre);
+        kv_array(&f, "tokenizer.ggml.tokens", CAKE_GGUF_STRING, c[i].n_tokens);
+        for (uint32_t k = 0; k < c[i].n_tokens; k++) put_text(&f.kv, tokens[k]);
+        kv_array(&f, "tokenizer.ggml.token_type", CAKE_GGUF_I32, c[i].n_types);
+        for (uint32_t k = 0; k < c[i].n_types; k++) put_u32(&f.kv, c[i].type);
+        if (c[i].merge) kv_array(&f, "tokenizer.ggml.merges", CAKE_GGUF_STRING, 1);
+        if (c[i].merge) put_text(&f.kv, c[i].merge);
+        bytes b = finish(&f);
+        write_file(dir, "m.gguf", b.p, b.n);
+        free(b.p);
+        cake_tokenizer *t = NULL;
+        cake_status st = cake_tokenizer_open(&t, path, &err);
+        if (c[i].st == CAKE_OK) {
+            assert_ok(st, &err);
+            cake_tokenizer_free(t);
+            continue;
+        }
+        assert_fails(st, c[i].st, &err, c[i].words);
+        assert_non_null(strstr(err.msg, path));
+    }
+    free(path);
+    tmp_remove(dir);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fixture_tensors),
-        cmocka_unit_test(test_fixture_config),
-        cmocka_unit_test(test_bundle),
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_fixture_tokenizer),
+        cmocka_unit_test(test_fixture_tensors), cmocka_unit_test(test_fixture_config),
+        cmocka_unit_test(test_bundle),          cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_families),        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_refusals),        cmocka_unit_test(test_fixture_tokenizer),
+        cmocka_unit_test(test_tokenizers),      cmocka_unit_test(test_tokenizer_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
