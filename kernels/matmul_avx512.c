@@ -180,7 +180,7 @@ INLINE void expand_blocks(const cake_wspec *s, int bits, const uint8_t *tile, ui
 static void expand(const cake_wspec *s, const uint8_t *tile, uint32_t h0, uint32_t blocks,
                    float *out) {
     if (s->kind != CAKE_W_AFFINE) {
-        cake_block_expand(s, tile, h0, blocks, out);
+        cake_block_expand_avx512(s, tile, h0, blocks, out);
         return;
     }
     switch (s->bits) {

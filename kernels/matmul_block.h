@@ -170,8 +170,9 @@ void cake_block_weights(const cake_wspec *s, const uint8_t *tile, uint32_t h, ui
                         float w[32]);
 
 /* The same of `blocks` blocks from h0 on and all rows: out [column][16]. */
-void cake_block_expand(const cake_wspec *s, const uint8_t *tile, uint32_t h0, uint32_t blocks,
-                       float *out);
+typedef void cake_block_expander(const cake_wspec *s, const uint8_t *tile, uint32_t h0,
+                                 uint32_t blocks, float *out);
+cake_block_expander cake_block_expand, cake_block_expand_avx2, cake_block_expand_avx512;
 
 /* Tokens [tok0, tok0 + n) of one tile into acc [n][16]. panel: CAKE_MM_K_CHUNK * 16 floats. */
 typedef void cake_block_tile(const cake_wspec *s, const uint8_t *tile, const cake_act *a,

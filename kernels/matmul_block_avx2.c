@@ -340,6 +340,118 @@ INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w
     }
 }
 
+/* ---- f32 mode ---- */
+
+/* 8 E4M3 codes, the low bytes of every lane. */
+INLINE __m256 e4m3(__m256i x) {
+    const __m256i h =
+        _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi32(x, 8), _mm256_set1_epi32(0x8000)),
+                        _mm256_and_si256(_mm256_slli_epi32(x, 7), _mm256_set1_epi32(0x3f80)));
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(h, h), 0xd8);
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(packed)), _mm256_set1_ps(0x1p8f));
+}
+
+/* Scale and min of the halves of block b of a unit, eight rows, as codec.h multiplies them out. */
+INLINE void float_scales(cake_packing p, const uint8_t *u, unsigned b, int half, __m256 s[2],
+                         __m256 m[2]) {
+    __m256i v[3];
+    __m256 d, dmin;
+    block_scales(p, u, b, half, v);
+    s[0] = s[1] = _mm256_castsi256_ps(v[0]);
+    m[0] = m[1] = _mm256_setzero_ps();
+    if (p == CAKE_PK_NVFP4) s[1] = _mm256_castsi256_ps(v[1]);
+    if (!cake_pk_super(p)) return;
+    load_super(p, u, half, &d, &dmin);
+    if (cake_pk_whole(p)) {
+        m[0] = m[1] = _mm256_mul_ps(dmin, _mm256_castsi256_ps(v[1]));
+        v[1] = v[0];
+    }
+    for (int i = 0; i < 2; i++) {
+        s[i] = _mm256_mul_ps(d, to_float(_mm256_srai_epi32(v[i], 16)));
+        if (p != CAKE_PK_Q2_K) continue;
+        const __m256i mn = _mm256_srai_epi32(_mm256_slli_epi32(v[2], 16 - 16 * i), 16);
+        m[i] = _mm256_mul_ps(dmin, to_float(mn));
+    }
+}
+
+INLINE void expand_mxfp8(const uint8_t *w, uint32_t h0, uint32_t blocks, float *out) {
+    w += (size_t)(h0 / 4) * (64 + 4 * 512);
+    for (uint32_t b = 0; b < blocks; b++, out += 32 * 16) {
+        if (b > 0 && b % 4 == 0) w += 64 + 4 * 512;
+        for (int half = 0; half < 2; half++) {
+            const __m256i e = _mm256_cvtepu8_epi32(
+                _mm_loadl_epi64((const __m128i *)(const void *)(w + b % 4 * 16 + half * 8)));
+            const __m256i scale =
+                _mm256_blendv_epi8(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(0x00400000),
+                                   _mm256_cmpeq_epi32(e, _mm256_setzero_si256()));
+            const uint8_t *c = w + 64 + b % 4 * 512 + half * 32;
+            for (int j = 0; j < 8; j++) {
+                const __m256i x = load256(c + j * 64);
+                for (int t = 0; t < 4; t++)
+                    _mm256_store_ps(out + (j * 4 + t) * 16 + half * 8,
+                                    _mm256_mul_ps(e4m3(_mm256_srli_epi32(x, 8 * t)),
+                                                  _mm256_castsi256_ps(scale)));
+            }
+        }
+    }
+}
+
+/* Blocks [h0, h0 + blocks) of a tile, h0 at the start of a unit, to f32 [column][16]. Minus zeros
+ * lose their sign, which no sum shows. */
+INLINE void expand_f32(cake_packing p, const uint8_t *w, uint32_t h0, uint32_t blocks, float *out) {
+    const cake_packing_info info = cake_packing_get(p);
+    w += (size_t)(h0 / info.unit) * (info.head + info.unit * info.bits * 64u);
+    for (uint32_t b0 = 0; b0 < blocks; b0 += info.unit) {
+        const uint8_t *u = w;
+        w += info.head;
+#pragma GCC unroll 8
+        for (unsigned b = 0; b < info.unit; b++) {
+            if (b0 + b == blocks) break;
+            for (int half = 0; half < 2; half++) {
+                __m256i c[16];
+                __m256 s[2], m[2];
+                load_codes(p, w + half * 32, c);
+                float_scales(p, u, b, half, s, m);
+                for (int j = 0; j < 8; j++) {
+                    if (info.bits == 8)
+                        c[j] = _mm256_or_si256(c[j], _mm256_slli_epi16(c[j + 8], 4));
+                    for (int t = 0; t < 4; t++) {
+                        __m256i code = _mm256_and_si256(_mm256_srli_epi32(c[j], 8 * t),
+                                                        _mm256_set1_epi32(255));
+                        code = _mm256_sub_epi32(code, _mm256_set1_epi32(info.zero));
+                        __m256 x = _mm256_mul_ps(s[j / 4], to_float(code));
+                        if (cake_pk_mins(p)) x = _mm256_sub_ps(x, m[j / 4]);
+                        _mm256_store_ps(out + (j * 4 + t) * 16 + half * 8, x);
+                    }
+                }
+            }
+            w += info.bits * 64;
+            out += 32 * 16;
+        }
+    }
+}
+
+void cake_block_expand_avx2(const cake_wspec *s, const uint8_t *tile, uint32_t h0, uint32_t blocks,
+                            float *out) {
+    switch (cake_packing_of(s)) {
+#define CASE(p)                                                                                    \
+    case p: expand_f32(p, tile, h0, blocks, out); break
+        CASE(CAKE_PK_Q4_0);
+        CASE(CAKE_PK_Q5_0);
+        CASE(CAKE_PK_Q8_0);
+        CASE(CAKE_PK_MXFP4);
+        CASE(CAKE_PK_MXFP4_GGUF);
+        CASE(CAKE_PK_NVFP4);
+        CASE(CAKE_PK_Q2_K);
+        CASE(CAKE_PK_Q3_K);
+        CASE(CAKE_PK_Q4_K);
+        CASE(CAKE_PK_Q5_K);
+        CASE(CAKE_PK_Q6_K);
+#undef CASE
+    default: expand_mxfp8(tile, h0, blocks, out);
+    }
+}
+
 #define TILE_FN(name, p)                                                                           \
     static void name(const cake_wspec *s, const uint8_t *w, const cake_act *a, uint32_t tok0,      \
                      uint32_t n, float *acc, float *panel) {                                       \

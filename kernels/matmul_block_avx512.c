@@ -341,6 +341,108 @@ INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w
     }
 }
 
+/* ---- f32 mode ---- */
+
+/* 16 E4M3 codes, the low bytes of every lane. */
+INLINE __m512 e4m3(__m512i x) {
+    const __m512i h =
+        _mm512_or_si512(_mm512_and_si512(_mm512_slli_epi32(x, 8), _mm512_set1_epi32(0x8000)),
+                        _mm512_and_si512(_mm512_slli_epi32(x, 7), _mm512_set1_epi32(0x3f80)));
+    return _mm512_mul_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(h)), _mm512_set1_ps(0x1p8f));
+}
+
+/* Scale and min of the halves of block b of a unit, as codec.h multiplies them out. */
+INLINE void float_scales(cake_packing p, const head *u, unsigned b, __m512 s[2], __m512 m[2]) {
+    __m512 v[2];
+    block_scales(p, u, b, v);
+    s[0] = s[1] = v[0];
+    m[0] = m[1] = _mm512_setzero_ps();
+    if (p == CAKE_PK_NVFP4) s[1] = v[1];
+    if (!cake_pk_super(p)) return;
+    if (p == CAKE_PK_Q4_K || p == CAKE_PK_Q5_K) {
+        m[0] = m[1] = _mm512_mul_ps(u->dmin, v[1]);
+    } else if (p == CAKE_PK_Q6_K) {
+        s[1] = v[1];
+    } else { /* pairs of 16 bits */
+        for (int i = 0; i < 2; i++) {
+            const __m512i sc = _mm512_slli_epi32(_mm512_castps_si512(v[0]), 16 - 16 * i);
+            s[i] = to_float(_mm512_srai_epi32(sc, 16));
+            if (p != CAKE_PK_Q2_K) continue;
+            const __m512i mn = _mm512_slli_epi32(_mm512_castps_si512(v[1]), 16 - 16 * i);
+            m[i] = _mm512_mul_ps(u->dmin, to_float(_mm512_srai_epi32(mn, 16)));
+        }
+    }
+    for (int i = 0; i < 2; i++) s[i] = _mm512_mul_ps(u->d, s[i]);
+}
+
+INLINE void expand_mxfp8(const uint8_t *w, uint32_t h0, uint32_t blocks, float *out) {
+    w += (size_t)(h0 / 4) * (64 + 4 * 512);
+    for (uint32_t b = 0; b < blocks; b++) {
+        if (b > 0 && b % 4 == 0) w += 64 + 4 * 512;
+        const __m512i e =
+            _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(const void *)(w + b % 4 * 16)));
+        const __m512i scale = _mm512_mask_mov_epi32(
+            _mm512_slli_epi32(e, 23), _mm512_testn_epi32_mask(e, e), _mm512_set1_epi32(0x00400000));
+        const uint8_t *c = w + 64 + b % 4 * 512;
+        for (int j = 0; j < 8; j++) {
+            const __m512i x = load512(c + j * 64);
+            for (unsigned t = 0; t < 4; t++, out += 16)
+                _mm512_store_ps(out, _mm512_mul_ps(e4m3(_mm512_srli_epi32(x, 8 * t)),
+                                                   _mm512_castsi512_ps(scale)));
+        }
+    }
+}
+
+/* Blocks [h0, h0 + blocks) of a tile, h0 at the start of a unit, to f32 [column][16]. Minus zeros
+ * lose their sign, which no sum shows. */
+INLINE void expand_f32(cake_packing p, const uint8_t *w, uint32_t h0, uint32_t blocks, float *out) {
+    const cake_packing_info info = cake_packing_get(p);
+    w += (size_t)(h0 / info.unit) * (info.head + info.unit * info.bits * 64u);
+    for (uint32_t b0 = 0; b0 < blocks; b0 += info.unit) {
+        const head u = load_head(p, w);
+        w += info.head;
+#pragma GCC unroll 8
+        for (unsigned b = 0; b < info.unit; b++) {
+            if (b0 + b == blocks) break;
+            __m512i c[8];
+            __m512 s[2], m[2];
+            load_codes(p, w, c);
+            w += info.bits * 64;
+            float_scales(p, &u, b, s, m);
+            for (int j = 0; j < 8; j++)
+                for (unsigned t = 0; t < 4; t++, out += 16) {
+                    __m512i code =
+                        _mm512_and_si512(_mm512_srli_epi32(c[j], 8 * t), _mm512_set1_epi32(255));
+                    code = _mm512_sub_epi32(code, _mm512_set1_epi32(info.zero));
+                    __m512 x = _mm512_mul_ps(s[j / 4], to_float(code));
+                    if (cake_pk_mins(p)) x = _mm512_sub_ps(x, m[j / 4]);
+                    _mm512_store_ps(out, x);
+                }
+        }
+    }
+}
+
+void cake_block_expand_avx512(const cake_wspec *s, const uint8_t *tile, uint32_t h0,
+                              uint32_t blocks, float *out) {
+    switch (cake_packing_of(s)) {
+#define CASE(p)                                                                                    \
+    case p: expand_f32(p, tile, h0, blocks, out); break
+        CASE(CAKE_PK_Q4_0);
+        CASE(CAKE_PK_Q5_0);
+        CASE(CAKE_PK_Q8_0);
+        CASE(CAKE_PK_MXFP4);
+        CASE(CAKE_PK_MXFP4_GGUF);
+        CASE(CAKE_PK_NVFP4);
+        CASE(CAKE_PK_Q2_K);
+        CASE(CAKE_PK_Q3_K);
+        CASE(CAKE_PK_Q4_K);
+        CASE(CAKE_PK_Q5_K);
+        CASE(CAKE_PK_Q6_K);
+#undef CASE
+    default: expand_mxfp8(tile, h0, blocks, out);
+    }
+}
+
 #define TILE_FN(name, p)                                                                           \
     static void name(const cake_wspec *s, const uint8_t *w, const cake_act *a, uint32_t tok0,      \
                      uint32_t n, float *acc, float *panel) {                                       \
