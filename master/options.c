@@ -48,6 +48,10 @@ static const cake_opt opts[] = {
      "Model and prompt",
      "folder with config.json, tokenizer.json and *.safetensors, a GGUF file, or the name of a "
      "model in the Hugging Face cache (ORG/NAME)"},
+    {"out", 'o', CAKE_OPT_STRING, AT(out), "PATH", NULL, 0, 0, NULL,
+     1u << CAKE_VERB_BUNDLE | 1u << CAKE_VERB_CALIBRATE | QUANT, CAKE_OPT_FILE | CAKE_OPT_CMDLINE,
+     "Model and prompt", "folder or file to write to"},
+
     {"prompt", 'p', CAKE_OPT_TEXT, AT(prompt), "TEXT", NULL, 0, 0, NULL, RUN, CAKE_OPT_CMDLINE,
      "Model and prompt", "the prompt"},
     {"system-prompt", 0, CAKE_OPT_TEXT, AT(system_prompt), "TEXT", NULL, 0, 0, NULL, TALKS, 0,
@@ -128,10 +132,6 @@ static const cake_opt opts[] = {
     {"cache", 0, CAKE_OPT_STRING, AT(cache), "DIR", NULL, 0, 0, NULL,
      PLANS | 1u << CAKE_VERB_DOCTOR, CAKE_OPT_DIR, "Cluster",
      "folder for packed weights; ~/.cache/cake by default"},
-    {"out", 'o', CAKE_OPT_STRING, AT(out), "PATH", NULL, 0, 0, NULL,
-     1u << CAKE_VERB_BUNDLE | 1u << CAKE_VERB_CALIBRATE | QUANT, CAKE_OPT_FILE | CAKE_OPT_CMDLINE,
-     "Model and prompt", "folder or file to write to"},
-
     {"text", 0, CAKE_OPT_STRING, AT(text), "FILE", NULL, 0, 0, NULL, TEXT,
      CAKE_OPT_FILE | CAKE_OPT_CMDLINE, "Model tools", "the text to measure with, UTF-8"},
     {"chunks", 0, CAKE_OPT_INT, AT(chunks), "N", "0", 0, 1 << 30, NULL, 1u << CAKE_VERB_CALIBRATE,
