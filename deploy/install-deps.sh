@@ -1,10 +1,11 @@
 #!/bin/sh
 # Install the Debian packages that Cake needs, only those that are missing.
 #
-#   deploy/install-deps.sh [--build] [--test] [--arm64] [--check] [--list]
+#   deploy/install-deps.sh [--build] [--test] [--browser] [--arm64] [--check] [--list]
 #
 #   --build   what `make` needs (the default)
 #   --test    what `make test` needs on top
+#   --browser what the tests of the web page need: Chromium
 #   --arm64   libraries for building the worker for 64-bit Arm beside this machine's own (adds the
 #             architecture to dpkg); a test runs it under emulation where they are there
 #   --check   install nothing; print what is missing, exit 1 when anything is
@@ -18,6 +19,7 @@ build="gcc libc6-dev make pkg-config libzmq3-dev libssl-dev libjson-c-dev libava
 test="libcmocka-dev clang libclang-rt-14-dev clang-format qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross
       avahi-daemon avahi-utils dbus iproute2 procps util-linux python3 openssl curl"
 
+browser="chromium fonts-dejavu-core"
 arm64="libzmq3-dev:arm64 libssl-dev:arm64 libjson-c-dev:arm64 libavahi-client-dev:arm64 libavahi-core-dev:arm64 libcmocka-dev:arm64"
 
 want= check= list= foreign=
@@ -25,10 +27,11 @@ for a in "$@"; do
     case $a in
     --build) want="$want $build" ;;
     --test) want="$want $test" ;;
+    --browser) want="$want $browser" ;;
     --arm64) want="$want $arm64" foreign=arm64 ;;
     --check) check=1 ;;
     --list) list=1 ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "install-deps.sh: unknown option '$a' (see --help)" >&2; exit 2 ;;
     esac
 done

@@ -1,6 +1,6 @@
 // The cluster as the server's events show it: every event is the whole picture.
 
-const cluster = { picture: null, states: new Map(), events: [], rates: [], at: 0 };
+const cluster = { picture: null, states: new Map(), missed: new Set(), events: [], rates: [], at: 0 };
 
 const HUES = 6;
 // States in which somebody should look.
@@ -34,13 +34,17 @@ function noteChanges(t) {
   };
   const now = new Map();
   for (const n of t.nodes) {
-    const key = n.id || n.address;
+    const key = n.address; // known before its name and id are
     const was = cluster.states.get(key);
     now.set(key, n.state);
     if (was === n.state) continue;
-    if (BAD.has(n.state)) say(n.name + ' is ' + STATE_TEXT[n.state] + ': ' + (n.reason || 'no reason given'), 'bad');
-    else if (fresh) continue;
-    else if (n.state === 'ready') say(n.name + (was === 'lost' ? ' is back' : ' is ready') + (n.layers ? ' with ' + layersText(n.layers) : ''), 'good');
+    if (BAD.has(n.state)) {
+      if (!cluster.missed.has(key)) say(n.name + ' is ' + STATE_TEXT[n.state] + ': ' + (n.reason || 'no reason given'), 'bad');
+      cluster.missed.add(key);
+    } else if (n.state === 'ready') {
+      if (!fresh && !n.local) say(n.name + (cluster.missed.has(key) ? ' is back' : ' is ready') + (n.layers ? ' with ' + layersText(n.layers) : ''), 'good');
+      cluster.missed.delete(key);
+    } else if (fresh || n.local) continue;
     else if (n.state === 'fetching') say(n.name + ' receives its layers');
     else if (was === undefined) say(n.name + ' was found at ' + n.address);
   }

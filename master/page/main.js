@@ -136,6 +136,6 @@ function start() {
     showCluster(); // the ages go on while nothing comes
   }, 1000);
   followCluster();
-  if (matchMedia('(hover: hover)').matches) $('prompt').focus();
+  if (!matchMedia('(pointer: coarse)').matches) $('prompt').focus(); // a phone's keyboard would cover the page
 }
 start();
