@@ -42,7 +42,7 @@ cake_status cake_inspect(cake_inspection *x, const char *arg, cake_error *err) {
     if (st == CAKE_OK) st = cake_checkpoint_open(&x->checkpoint, path, err);
     if (st == CAKE_OK) {
         const char *config = x->checkpoint->config_path;
-        st = cake_file_read(config, CAKE_CONFIG_FILE_MAX, &text, &len, err);
+        st = cake_checkpoint_config(x->checkpoint, &text, &len, err);
         if (st == CAKE_OK) {
             st = cake_json_parse(text, len, 64, config, &x->config, err);
         } else if (st == CAKE_ENOTFOUND) {

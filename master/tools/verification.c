@@ -295,7 +295,7 @@ cake_status cake_verify(cake_verification *v, const char *arg, cake_pool *pool,
     }
     for (uint32_t i = 0; i < ck->n_warnings; i++)
         add_text(&v->warnings, &v->n_warnings, ck->warnings[i]);
-    if (cake_file_read(ck->config_path, CAKE_CONFIG_FILE_MAX, &text, &len, &e) != CAKE_OK ||
+    if (cake_checkpoint_config(ck, &text, &len, &e) != CAKE_OK ||
         cake_json_parse(text, len, 64, ck->config_path, &json, &e) != CAKE_OK ||
         cake_quant_parse(json, &quant, &e) != CAKE_OK) {
         problem(v, "%s", e.msg);
