@@ -490,6 +490,11 @@ static cake_status write_all(job *j, const char *dir, cake_error *err) {
     if (st == CAKE_OK) st = cake_shards_finish(j->shards, j->r->n_parameters, err);
     if (j->q->progress) cake_progress_finish(j->q->progress, j->bar, st == CAKE_OK, NULL);
     if (st == CAKE_OK) st = write_config(j, dir, err);
+    if (st == CAKE_OK && j->model.checkpoint->config_text && j->q->progress)
+        cake_progress_line(j->q->progress,
+                           "the tokenizer inside a GGUF file is not carried over; "
+                           "put the model's tokenizer.json into '%s'",
+                           j->q->out);
     return st == CAKE_OK ? cake_output_folder_copy_side_files(dir, j->model.path, err) : st;
 }
 

@@ -89,7 +89,7 @@ static bool has_word(const char *path, const char *word) {
 static bool has_segment(const char *path, const char *segment) {
     size_t n = strlen(segment);
     for (const char *p = path;; p++) {
-        if (strncmp(p, segment, n) == 0 && (p[n] == '.' || !p[n])) return true;
+        if (strncmp(p, segment, n) == 0 && p[n] == '.') return true;
         if (!(p = strchr(p, '.'))) return false;
     }
 }

@@ -97,26 +97,24 @@ static int by_file_name(const void *pa, const void *pb) {
     return strcmp(((const cake_verified_file *)pa)->name, ((const cake_verified_file *)pb)->name);
 }
 
-/* Every regular file right in the folder. */
+static void add_file(cake_verification *v, const char *dir, const char *name) {
+    struct stat sb;
+    char *path = cake_path_join(dir, name);
+    const bool regular = stat(path, &sb) == 0 && S_ISREG(sb.st_mode);
+    free(path);
+    if (!regular || v->n_files == FILES_MAX) return;
+    if ((v->n_files & (v->n_files - 1)) == 0)
+        v->files = cake_realloc(v->files, (v->n_files ? 2 * v->n_files : 1) * sizeof *v->files);
+    v->files[v->n_files++] =
+        (cake_verified_file){.name = cake_strdup(name), .n_bytes = (uint64_t)sb.st_size};
+}
+
 static void hash_files(cake_verification *v, const char *dir, cake_pool *pool,
                        cake_progress *progress) {
-    DIR *d = opendir(dir);
     hashing h = {.dir = dir, .progress = progress};
     uint64_t total = 0;
-    for (struct dirent *e; d && (e = readdir(d));) {
-        struct stat sb;
-        char *path = cake_path_join(dir, e->d_name);
-        const bool regular = stat(path, &sb) == 0 && S_ISREG(sb.st_mode);
-        free(path);
-        if (!regular || v->n_files == FILES_MAX) continue;
-        if ((v->n_files & (v->n_files - 1)) == 0)
-            v->files = cake_realloc(v->files, (v->n_files ? 2 * v->n_files : 1) * sizeof *v->files);
-        v->files[v->n_files++] =
-            (cake_verified_file){.name = cake_strdup(e->d_name), .n_bytes = (uint64_t)sb.st_size};
-        total += (uint64_t)sb.st_size;
-    }
-    if (d) closedir(d);
     if (!v->n_files) return;
+    for (uint32_t i = 0; i < v->n_files; i++) total += v->files[i].n_bytes;
     qsort(v->files, v->n_files, sizeof *v->files, by_file_name);
     h.files = v->files;
     h.errors = cake_calloc(v->n_files, sizeof *h.errors);
@@ -126,6 +124,15 @@ static void hash_files(cake_verification *v, const char *dir, cake_pool *pool,
     for (uint32_t i = 0; i < v->n_files; i++)
         if (h.errors[i].status != CAKE_OK) problem(v, "%s", h.errors[i].msg);
     free(h.errors);
+}
+
+/* Every regular file right in the folder. */
+static void hash_folder(cake_verification *v, const char *dir, cake_pool *pool,
+                        cake_progress *progress) {
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) add_file(v, dir, e->d_name);
+    if (d) closedir(d);
+    hash_files(v, dir, pool, progress);
 }
 
 /* ---- rows of one or two checkpoints ---- */
@@ -288,11 +295,14 @@ cake_status cake_verify(cake_verification *v, const char *arg, cake_pool *pool,
     cake_error e = {0};
     cake_status st = cake_model_resolve(arg, &path, err);
     if (st != CAKE_OK) return st;
-    if (cake_dir_exists(path)) hash_files(v, path, pool, progress);
+    const bool folder = cake_dir_exists(path);
+    if (folder) hash_folder(v, path, pool, progress);
     if (cake_checkpoint_open(&ck, path, &e) != CAKE_OK) {
         problem(v, "%s", e.msg);
         goto out;
     }
+    for (uint32_t i = 0; i < ck->n_files && !folder; i++) add_file(v, ck->dir, ck->files[i].name);
+    if (!folder) hash_files(v, ck->dir, pool, progress);
     for (uint32_t i = 0; i < ck->n_warnings; i++)
         add_text(&v->warnings, &v->n_warnings, ck->warnings[i]);
     if (cake_checkpoint_config(ck, &text, &len, &e) != CAKE_OK ||
