@@ -80,6 +80,7 @@ static cake_status stored_format(const cake_checkpoint *ck, cake_source_weight *
             bytes % info->bytes || bytes > UINT64_MAX / info->weights)
             return unfit(ck, t, "is not made of the blocks that config.json says", err);
         w->k = bytes / info->bytes * info->weights;
+        if (s) w->n_bytes += s->n_bytes; /* the byte that says nothing */
         return CAKE_OK;
     }
     if (t->dtype != CAKE_DTYPE_U32)

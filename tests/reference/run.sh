@@ -17,3 +17,7 @@ if [ -n "${WRITE:-}" ]; then check=; fi
 "$VENV/bin/python" tests/reference/make_dequant.py $check $OUT/dequant
 "$VENV/bin/python" tests/reference/make_models.py $check $OUT
 "$VENV/bin/python" tests/reference/make_nll.py $check $OUT
+make -s all build/release/tests/tools/make_float
+"$VENV/bin/python" tests/reference/make_quantized.py $check tests/vectors/tools
+# mlx-kquant 0.1.0 cannot be installed on Linux: KQUANT=DIR is its unpacked source archive
+if [ -n "${KQUANT:-}" ]; then "$VENV/bin/python" tests/reference/make_presets.py "$KQUANT" $check tests/vectors/tools; fi
