@@ -229,7 +229,8 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
          "line of standard input is a message and the replies go to standard output."},
     [CAKE_VERB_SERVE] =
         {"serve", NULL, 0, 0, "answer HTTP requests as the OpenAI API does",
-         "Brings the cluster up once and serves /v1/chat/completions, /v1/completions, /v1/models, "
+         "Brings the cluster up once and serves /v1/chat/completions, /v1/responses, "
+         "/v1/completions, /v1/messages, /v1/models, "
          "/tokenize, /detokenize, /apply-template, /health and /metrics. The sampling options are "
          "the defaults of requests that do not say otherwise. Chats need a chat template, the "
          "model's own or --chat-template."},

@@ -99,7 +99,7 @@ bool cake_stopper_push(cake_stopper *s, const char *text, size_t len, const char
     const char *first = NULL;
     for (size_t i = 0; i < s->n; i++) {
         const char *at = memmem(s->buf, s->n_buf, s->stop[i], s->len[i]);
-        if (at && (!first || at < first)) first = at;
+        if (at && (!first || at < first)) first = at, s->which = i;
     }
     s->hit = first != NULL;
     s->n_given = first ? (size_t)(first - s->buf) : s->n_buf - may_begin(s);

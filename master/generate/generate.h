@@ -28,8 +28,8 @@ bool cake_eos_has(const cake_eos *e, uint32_t id);
 typedef struct {
     char **stop; /* own copies */
     size_t *len, n;
-    char *buf; /* held back, then what is new */
-    size_t n_buf, cap, n_given;
+    char *buf;                         /* held back, then what is new */
+    size_t n_buf, cap, n_given, which; /* which: the one that was hit */
     bool hit;
 } cake_stopper;
 

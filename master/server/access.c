@@ -54,15 +54,20 @@ cake_status cake_access_init(cake_access *a, const char *file, const char *value
     return st;
 }
 
-bool cake_access_key_ok(const cake_access *a, const char *authorization) {
+bool cake_access_key_is(const cake_access *a, const char *key) {
     if (a->n_keys == 0) return true;
-    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0) return false;
-    const char *key = authorization + 7 + strspn(authorization + 7, " ");
+    if (!key) return false;
     cake_sha256 h = cake_sha256_of(key, strlen(key));
     bool ok = false;
     for (size_t i = 0; i < a->n_keys; i++)
         ok |= CRYPTO_memcmp(h.bytes, a->key[i].bytes, sizeof h.bytes) == 0;
     return ok;
+}
+
+bool cake_access_key_ok(const cake_access *a, const char *authorization) {
+    if (a->n_keys == 0) return true;
+    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0) return false;
+    return cake_access_key_is(a, authorization + 7 + strspn(authorization + 7, " "));
 }
 
 static bool same_name(const char *name, size_t n, const char *other) {

@@ -20,6 +20,8 @@ typedef struct {
 cake_status cake_access_init(cake_access *a, const char *file, const char *value, cake_error *err);
 /* authorization: value of the header or NULL. Constant time in the keys. True without keys. */
 bool cake_access_key_ok(const cake_access *a, const char *authorization);
+/* The same for the key itself (X-Api-Key). */
+bool cake_access_key_is(const cake_access *a, const char *key);
 /* The Host header names this machine, by address or by a name that a foreign DNS server cannot
  * point here. True where keys are asked for: a page that was lured here has none. */
 bool cake_access_host_ok(const cake_access *a, const char *host);

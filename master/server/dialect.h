@@ -19,12 +19,13 @@ typedef struct cake_dialect {
     void (*end)(cake_job *j);
     json_object *(*whole)(cake_job *j);
     json_object *(*error)(const cake_api_error *e);
+    json_object *(*stream_error)(const cake_api_error *e); /* NULL: as error */
     const char *error_event; /* name of the event that carries it in a stream; NULL: none */
     const char *keep_alive;  /* sent in silence */
 } cake_dialect;
 
 const cake_dialect *cake_dialect_of(cake_api_kind kind);
-extern const cake_dialect cake_dialect_openai;
+extern const cake_dialect cake_dialect_openai, cake_dialect_messages, cake_dialect_responses;
 
 /* One server-sent event (name NULL: only data); o is taken. The client may be gone after it. */
 void cake_job_send(cake_job *j, const char *name, json_object *o);

@@ -22,6 +22,16 @@ bool cake_field_int_of(json_object *v, const char *key, int64_t min, int64_t max
 /* A string without NUL inside. */
 bool cake_field_string_of(json_object *v, const char *key, size_t max, const char **out,
                           size_t *len, cake_api_error *e);
+/* The text of a content: a string, or an array of parts of type text, input_text or output_text,
+ * joined. *out is new. */
+bool cake_api_get_text(json_object *content, const char *param, json_object **out,
+                       cake_api_error *e);
+/* The sampling members of a body, and stop strings (key: "stop", "stop_sequences"). */
+bool cake_api_get_sampler(cake_api_request *r, cake_api_error *e);
+bool cake_api_get_stop(cake_api_request *r, const char *key, cake_api_error *e);
+/* Bodies of the other forms, brought into that of chats. */
+bool cake_api_get_messages_form(cake_api_request *r, cake_api_error *e);
+bool cake_api_get_responses_form(cake_api_request *r, cake_api_error *e);
 /* 400 unsupported_parameter. */
 bool cake_api_unsupported(cake_api_error *e, const char *param);
 

@@ -38,8 +38,9 @@ void cake_reply_api_error(cake_serve *s, cake_exchange *x, cake_api_kind form,
 }
 
 const cake_dialect *cake_dialect_of(cake_api_kind kind) {
-    (void)kind;
-    return &cake_dialect_openai;
+    return kind == CAKE_API_MESSAGES || kind == CAKE_API_COUNT ? &cake_dialect_messages
+           : kind == CAKE_API_RESPONSES                        ? &cake_dialect_responses
+                                                               : &cake_dialect_openai;
 }
 
 /* ---- life ---- */
@@ -75,7 +76,8 @@ void cake_job_free(cake_job *j) {
 }
 
 static bool generates(cake_api_kind kind) {
-    return kind == CAKE_API_CHAT || kind == CAKE_API_COMPLETION;
+    return kind == CAKE_API_CHAT || kind == CAKE_API_COMPLETION || kind == CAKE_API_MESSAGES ||
+           kind == CAKE_API_RESPONSES;
 }
 
 /* Requests with the same key share their turns. */
@@ -92,6 +94,7 @@ void cake_job_new(cake_serve *s, cake_exchange *x, cake_api_request *r) {
     j->server = s;
     j->req = *r;
     j->dialect = cake_dialect_of(r->kind);
+    j->open_block = -1;
     j->created = time(NULL);
     j->start_ns = cake_now_ns();
     j->client = client_of(x);
@@ -100,13 +103,18 @@ void cake_job_new(cake_serve *s, cake_exchange *x, cake_api_request *r) {
     if (!r->has_seed) j->req.sampler.seed = j->salt;
     j->salt = j->salt * 0x9E3779B97F4A7C15u + ++s->next_id;
     snprintf(j->id, sizeof j->id, "%s%016" PRIx64 "%04" PRIx64,
-             r->kind == CAKE_API_CHAT ? "chatcmpl-" : "cmpl-", j->salt, s->next_id & 0xffff);
+             r->kind == CAKE_API_CHAT        ? "chatcmpl-"
+             : r->kind == CAKE_API_MESSAGES  ? "msg_"
+             : r->kind == CAKE_API_RESPONSES ? "resp_"
+                                             : "cmpl-",
+             j->salt, s->next_id & 0xffff);
     if (generates(r->kind)) {
         j->n_choices = (uint32_t)r->n_prompts * r->n;
         j->choices = cake_calloc(j->n_choices, sizeof *j->choices);
         for (uint32_t i = 0; i < j->n_choices; i++) {
             j->choices[i].job = j;
             j->choices[i].index = i;
+            j->choices[i].stop = -1;
             j->choices[i].prompt = i / r->n;
         }
     }
@@ -251,6 +259,7 @@ static void on_text(cake_job *j, cake_choice *c, const cake_event *e) {
 static void on_finish(cake_job *j, cake_choice *c, const cake_event *e) {
     if (c->answer) cake_answer_end(c->answer);
     c->finish = e->finish;
+    c->stop = e->stop;
     c->n_generated = e->n_generated;
     c->n_cached = e->n_cached;
     c->first_token_ns = e->first_token_ns;
@@ -275,6 +284,8 @@ static void reply_prepared(cake_job *j) {
             json_object_array_add(a, p);
         }
         json_object_object_add(o, "tokens", a);
+    } else if (j->req.kind == CAKE_API_COUNT) {
+        json_object_object_add(o, "input_tokens", json_object_new_int64((int64_t)j->ids[0].n));
     } else {
         json_object_object_add(o, j->req.kind == CAKE_API_TEMPLATE ? "prompt" : "content",
                                json_object_new_string_len(j->text, (int)j->text_len));
@@ -307,7 +318,8 @@ static void on_error(cake_job *j, const cake_api_error *e) {
     j->answered = true;
     if (j->streaming) {
         atomic_fetch_add(&j->server->metrics.failed, 1);
-        cake_job_send(j, j->dialect->error_event, j->dialect->error(e));
+        const cake_dialect *d = j->dialect;
+        cake_job_send(j, d->error_event, d->stream_error ? d->stream_error(e) : d->error(e));
         if (j->x) cake_http_stream_end(x);
         j->x = NULL;
     } else {

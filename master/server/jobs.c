@@ -160,7 +160,12 @@ static bool prepare(cake_job *j, cake_api_error *e) {
     cake_error err;
     switch (r->kind) {
     case CAKE_API_TEMPLATE: return render(j, e);
+    case CAKE_API_COUNT:
+        return render(j, e) &&
+               encode(j, j->text, j->text_len, CAKE_TOK_PARSE_SPECIAL, &j->ids[0], "messages", e);
     case CAKE_API_CHAT:
+    case CAKE_API_MESSAGES:
+    case CAKE_API_RESPONSES:
         return render(j, e) && make_grammar(j, e) &&
                encode(j, j->text, j->text_len, CAKE_TOK_PARSE_SPECIAL, &j->ids[0], "messages", e) &&
                check_prompt(j, &j->ids[0], "messages", e);
@@ -313,6 +318,7 @@ static void on_done(void *arg, cake_done how, const cake_error *err) {
         cake_event *e = event_new(j, CAKE_EVENT_FINISH, NULL, 0);
         e->choice = c->index;
         e->finish = g->finish;
+        e->stop = g->stopper.hit ? (int)g->stopper.which : -1;
         e->n_generated = g->n_generated;
         e->n_cached = c->cached;
         e->first_token_ns = c->first_ns;

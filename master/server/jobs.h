@@ -46,6 +46,7 @@ typedef struct cake_choice {
     cake_reply_logprob *logprobs;
     size_t n_logprobs;
     cake_finish finish;
+    int stop; /* which stop string ended it, or -1 */
     uint64_t n_generated, n_cached, first_token_ns, last_token_ns;
 } cake_choice;
 
@@ -75,6 +76,11 @@ struct cake_job {
     cake_exchange *x; /* NULL: the client is gone or has its answer */
     bool streaming, answered;
     int64_t last_write_ms;
+    /* of the dialect: the kind of the open block (-1: none), blocks begun, where its text begins in
+     * that of the choice, events sent */
+    int open_block;
+    uint32_t n_blocks, n_events;
+    size_t block_from;
     cake_job *prev, *next;
 };
 
@@ -92,6 +98,7 @@ typedef struct {
     cake_job *job;
     uint32_t choice;
     cake_finish finish;
+    int stop;
     uint64_t n_generated, n_cached, first_token_ns, last_token_ns;
     uint32_t cached, done;       /* PROGRESS */
     cake_api_error *error;       /* ERROR; owned */

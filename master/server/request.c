@@ -33,7 +33,9 @@ static bool join_parts(json_object *parts, const char *param, json_object **out,
                 !json_object_is_type(type = cake_field(part, "type"), json_type_string))
                 return cake_api_invalid(e, param, "'%s': part %zu must be an object with a 'type'",
                                         param, i);
-            if (strcmp(json_object_get_string(type), "text") != 0)
+            const char *t = json_object_get_string(type);
+            if (strcmp(t, "text") != 0 && strcmp(t, "input_text") != 0 &&
+                strcmp(t, "output_text") != 0)
                 return cake_api_fail(e, 400, "invalid_request_error", "unsupported_content", param,
                                      "'%s': part %zu is not text; this server takes only text",
                                      param, i);
@@ -50,6 +52,18 @@ static bool join_parts(json_object *parts, const char *param, json_object **out,
     }
     *out = json_object_new_string_len(text, (int)total);
     free(text);
+    return true;
+}
+
+bool cake_api_get_text(json_object *content, const char *param, json_object **out,
+                       cake_api_error *e) {
+    const char *s;
+    size_t len;
+    if (json_object_is_type(content, json_type_array)) return join_parts(content, param, out, e);
+    if (!json_object_is_type(content, json_type_string))
+        return cake_api_invalid(e, param, "'%s' must be a string or an array of parts", param);
+    if (!cake_field_string_of(content, param, CAKE_API_BODY_MAX, &s, &len, e)) return false;
+    *out = json_object_get(content);
     return true;
 }
 
@@ -86,7 +100,7 @@ static bool copy_calls(json_object *calls, json_object **out, size_t at, cake_ap
 
 static bool add_message(json_object *to, json_object *m, size_t i, cake_api_error *e) {
     char param[64];
-    const char *role, *s;
+    const char *role;
     size_t len;
     snprintf(param, sizeof param, "messages[%zu]", i);
     if (!json_object_is_type(m, json_type_object))
@@ -103,13 +117,8 @@ static bool add_message(json_object *to, json_object *m, size_t i, cake_api_erro
     if (!v) {
         if (strcmp(role, "assistant") != 0 || !cake_field(m, "tool_calls"))
             return cake_api_invalid(e, param, "'%s' is missing", param);
-    } else if (json_object_is_type(v, json_type_array)) {
-        if (!join_parts(v, param, &content, e)) return false;
-    } else {
-        if (!json_object_is_type(v, json_type_string))
-            return cake_api_invalid(e, param, "'%s' must be a string or an array of parts", param);
-        if (!cake_field_string_of(v, param, CAKE_API_BODY_MAX, &s, &len, e)) return false;
-        content = json_object_get(v);
+    } else if (!cake_api_get_text(v, param, &content, e)) {
+        return false;
     }
     json_object *copy = json_object_new_object(), *calls = NULL;
     json_object_array_add(to, copy);
@@ -189,20 +198,20 @@ static bool get_prompts(cake_api_request *r, cake_api_error *e) {
 
 /* ---- sampling and limits ---- */
 
-static bool get_stop(cake_api_request *r, cake_api_error *e) {
-    json_object *v = cake_field(r->body, "stop");
+bool cake_api_get_stop(cake_api_request *r, const char *key, cake_api_error *e) {
+    json_object *v = cake_field(r->body, key);
     if (!v) return true;
     bool one = json_object_is_type(v, json_type_string);
     if (!one && !json_object_is_type(v, json_type_array))
-        return cake_api_invalid(e, "stop", "'stop' must be a string or an array of strings");
+        return cake_api_invalid(e, key, "'%s' must be a string or an array of strings", key);
     size_t n = one ? 1 : json_object_array_length(v), len;
     if (n > CAKE_API_STOP_MAX)
-        return cake_api_invalid(e, "stop", "'stop' holds more than %d strings", CAKE_API_STOP_MAX);
+        return cake_api_invalid(e, key, "'%s' holds more than %d strings", key, CAKE_API_STOP_MAX);
     for (size_t i = 0; i < n; i++) {
         if (!cake_field_string_of(one ? v : json_object_array_get_idx(v, i), "stop",
                                   CAKE_API_STOP_BYTES_MAX, &r->stop[r->n_stop], &len, e))
             return false;
-        if (len == 0) return cake_api_invalid(e, "stop", "'stop' holds an empty string");
+        if (len == 0) return cake_api_invalid(e, key, "'%s' holds an empty string", key);
         r->n_stop++;
     }
     return true;
@@ -232,7 +241,7 @@ static bool get_bias(cake_api_request *r, cake_api_error *e) {
     return true;
 }
 
-static bool get_sampler(cake_api_request *r, cake_api_error *e) {
+bool cake_api_get_sampler(cake_api_request *r, cake_api_error *e) {
     json_object *b = r->body;
     cake_sampler_params *p = &r->sampler;
     int64_t top_k = p->top_k, last_n = p->repeat_last_n, seed = 0, n = 1, priority = 0;
@@ -297,7 +306,8 @@ static bool refuse_unsupported(cake_api_request *r, cake_api_error *e) {
 
 static bool get_completion(cake_api_request *r, cake_api_error *e) {
     json_object *b = r->body, *so;
-    if (!get_sampler(r, e) || !refuse_unsupported(r, e) || !get_stop(r, e) || !get_logprobs(r, e) ||
+    if (!cake_api_get_sampler(r, e) || !refuse_unsupported(r, e) ||
+        !cake_api_get_stop(r, "stop", e) || !get_logprobs(r, e) ||
         !cake_field_bool(b, "stream", &r->stream, e) ||
         !cake_field_bool(b, "ignore_eos", &r->ignore_eos, e) ||
         !cake_field_bool(b, "return_progress", &r->return_progress, e) ||
@@ -360,6 +370,9 @@ static bool parse(cake_api_request *r, const char *body, size_t len, cake_api_er
     case CAKE_API_COMPLETION: return get_prompts(r, e) && get_completion(r, e);
     case CAKE_API_TOKENIZE: return get_tokenize(r, e);
     case CAKE_API_DETOKENIZE: return get_detokenize(r, e);
+    case CAKE_API_MESSAGES:
+    case CAKE_API_COUNT: return cake_api_get_messages_form(r, e);
+    case CAKE_API_RESPONSES: return cake_api_get_responses_form(r, e);
     default: return get_messages(r, e) && cake_api_get_tools(r, e);
     }
 }

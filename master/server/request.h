@@ -43,7 +43,10 @@ typedef enum {
     CAKE_API_COMPLETION, /* /v1/completions */
     CAKE_API_TOKENIZE,
     CAKE_API_DETOKENIZE,
-    CAKE_API_TEMPLATE, /* /apply-template */
+    CAKE_API_TEMPLATE,  /* /apply-template */
+    CAKE_API_MESSAGES,  /* /v1/messages (Anthropic's) */
+    CAKE_API_COUNT,     /* /v1/messages/count_tokens */
+    CAKE_API_RESPONSES, /* /v1/responses */
 } cake_api_kind;
 
 typedef struct {

@@ -193,6 +193,10 @@ const cake_route cake_core_routes[] = {
     {"POST", "/chat/completions", accept_job, .kind = CAKE_API_CHAT},
     {"POST", "/v1/completions", accept_job, .kind = CAKE_API_COMPLETION},
     {"POST", "/completions", accept_job, .kind = CAKE_API_COMPLETION},
+    {"POST", "/v1/messages", accept_job, .kind = CAKE_API_MESSAGES},
+    {"POST", "/v1/messages/count_tokens", accept_job, .kind = CAKE_API_COUNT},
+    {"POST", "/v1/responses", accept_job, .kind = CAKE_API_RESPONSES},
+    {"POST", "/responses", accept_job, .kind = CAKE_API_RESPONSES},
     {"POST", "/tokenize", accept_job, .kind = CAKE_API_TOKENIZE},
     {"POST", "/detokenize", accept_job, .kind = CAKE_API_DETOKENIZE},
     {"POST", "/apply-template", accept_job, .kind = CAKE_API_TEMPLATE},
@@ -219,7 +223,8 @@ static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_kind *form, 
     if (strcmp(h->method, "OPTIONS") == 0) {
         cake_http_header(x, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
         cake_http_header(x, "Access-Control-Allow-Headers",
-                         "Authorization, Content-Type, X-Requested-With");
+                         "Authorization, Content-Type, X-Api-Key, X-Requested-With, "
+                         "Anthropic-Version");
         cake_http_header(x, "Access-Control-Max-Age", "600");
         cake_http_reply(x, 204, NULL, NULL, 0);
         return true;
@@ -228,7 +233,8 @@ static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_kind *form, 
     const cake_route *r = cake_route_find(h->method, h->path, &rest, &other_method);
     if (r) *form = r->kind;
     if (!(r && r->open) &&
-        !cake_access_key_ok(&s->access, cake_http_head_field(h, "authorization")))
+        !cake_access_key_ok(&s->access, cake_http_head_field(h, "authorization")) &&
+        !cake_access_key_is(&s->access, cake_http_head_field(h, "x-api-key")))
         return cake_api_fail(e, 401, "authentication_error", "invalid_api_key", NULL,
                              "the API key is missing or wrong; send 'Authorization: Bearer KEY'");
     if (r) return r->answer(s, x, r, rest, e);

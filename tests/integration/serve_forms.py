@@ -131,3 +131,88 @@ check("prefill progress", p and p[-1]["processed"] == p[-1]["total"] > 50, p)
 e = stream(CHAT, {**BASE, "max_tokens": 4, "logprobs": True, "top_logprobs": 2})
 lp = [t for _, d in e if d != "[DONE]" for c in d["choices"] if c["logprobs"] for t in c["logprobs"]["content"]]
 check("logprobs of every token in a stream", len(lp) == 4, lp)
+
+# ---- Anthropic's messages
+MSG = "/v1/messages"
+A = {"model": "default", "max_tokens": 150, "messages": [{"role": "user", "content": "hi"}]}
+ATOOLS = [{"name": "get_weather", "input_schema": PARAMS}, {"name": "roll", "input_schema": OTHER}]
+
+def gather_blocks(events):
+    """What an Anthropic client makes of the events; also whether they are in order."""
+    blocks, names, message, is_open = [], [n for n, _ in events], None, False
+    for n, d in events:
+        assert n == d["type"], (n, d)
+        if n == "message_start": message = d["message"]
+        if n == "content_block_start":
+            assert not is_open and d["index"] == len(blocks)
+            blocks.append({**d["content_block"], "json": ""}); is_open = True
+        if n == "content_block_delta":
+            assert is_open and d["index"] == len(blocks) - 1
+            for k, to in ("text", "text"), ("thinking", "thinking"), ("partial_json", "json"):
+                if k in d["delta"]: blocks[-1][to] += d["delta"][k]
+        if n == "content_block_stop": is_open = False
+        if n == "message_delta": message.update(d["delta"]); message["usage"].update(d["usage"])
+    assert names[0] == "message_start" and names[-1] == "message_stop" and not is_open
+    for b in blocks:
+        j = b.pop("json")
+        if b["type"] == "tool_use": b["input"] = json.loads(j)
+    return message, blocks
+
+st, d = call(MSG, {**A, "system": "be brief", "max_tokens": 12})
+u = d.get("usage", {})
+check("/v1/messages answers", st == 200 and d["type"] == "message" and d["content"][0]["type"] == "text" and d["stop_reason"] == "max_tokens" and u["output_tokens"] == 12, d)
+_, c = call(MSG + "/count_tokens", {**A, "system": "be brief"})
+check("count_tokens agrees", c["input_tokens"] == u["input_tokens"] + u["cache_read_input_tokens"], (c, u))
+q = {**A, "tools": ATOOLS, "tool_choice": {"type": "any", "disable_parallel_tool_use": True}}
+st, d = call(MSG, {**q, "seed": 5, "max_tokens": 250})
+m, blocks = gather_blocks(stream(MSG, {**q, "seed": 5, "max_tokens": 250}))
+check("tool_use, the same in a stream", st == 200 and d["stop_reason"] == "tool_use" == m["stop_reason"] and [(b["name"], b["input"]) for b in d["content"]] == [(b["name"], b["input"]) for b in blocks], (d, blocks))
+st, d = call(MSG, {**A, "messages": A["messages"] + [{"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "roll", "input": {"n": 3}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "3"}]}]}], "tools": ATOOLS, "max_tokens": 5})
+check("tool results are taken", st == 200, d)
+e = stream(MSG, {**A, "thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 10})
+m, blocks = gather_blocks(e)
+check("thinking blocks, and a ping", blocks[0]["type"] == "thinking" and blocks[0]["thinking"] and "ping" in [n for n, _ in e], e)
+text = call(MSG, {**A, "max_tokens": 40, "seed": 3})[1]["content"][0]["text"]
+st, d = call(MSG, {**A, "max_tokens": 40, "seed": 3, "stop_sequences": ["never", text[6:9]]})
+check("stop_sequence is named", d["stop_reason"] == "stop_sequence" and d["stop_sequence"] == text[6:9], d)
+st, d = call(MSG, {"messages": []})
+check("errors in Anthropic's form", st == 400 and d["type"] == "error" and d["error"]["type"] == "invalid_request_error", d)
+st, d = call(MSG, {**A, "messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]})
+check("an image is refused", st == 400 and "image" in d["error"]["message"], d)
+
+# ---- responses
+RSP = "/v1/responses"
+
+def gather_items(events):
+    items = []
+    for i, (n, d) in enumerate(events):
+        assert n == d["type"] and d["sequence_number"] == i, (i, n, d)
+        if n == "response.output_item.added":
+            assert d["output_index"] == len(items)
+            items.append({"text": "", "arguments": ""})
+        if n.endswith("text.delta"): items[d["output_index"]]["text"] += d["delta"]
+        if n.endswith("arguments.delta"): items[d["output_index"]]["arguments"] += d["delta"]
+        if n.endswith("text.done"): assert d["text"] == items[d["output_index"]]["text"]
+        if n == "response.output_item.done": items[d["output_index"]]["item"] = d["item"]
+    return events[-1][1]["response"], items
+
+st, d = call(RSP, {"input": "hi", "instructions": "be brief", "max_output_tokens": 12, "seed": 3})
+check("/v1/responses answers", st == 200 and d["object"] == "response" and d["status"] == "incomplete" and d["output"][0]["content"][0]["text"] and d["usage"]["output_tokens"] == 12, d)
+r, items = gather_items(stream(RSP, {"input": "hi", "instructions": "be brief", "max_output_tokens": 12, "seed": 3}))
+check("the same in a stream", r["output"][0]["content"] == d["output"][0]["content"] == items[0]["item"]["content"] and r["status"] == "incomplete", (r, items))
+RTOOLS = [{"type": "function", "name": "roll", "parameters": OTHER, "strict": True}]
+q = {"input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}], "tools": RTOOLS, "tool_choice": "required", "parallel_tool_calls": False, "seed": 7, "max_output_tokens": 250}
+st, d = call(RSP, q)
+r, items = gather_items(stream(RSP, q))
+f = d["output"][-1]
+check("function calls, the same in a stream", f["type"] == "function_call" and 1 <= json.loads(f["arguments"])["n"] <= 9 and items[-1]["arguments"] == f["arguments"] and r["status"] == "completed", (d, items))
+st, d = call(RSP, {"input": [{"role": "user", "content": "hi"}, {"type": "function_call", "call_id": "c", "name": "roll", "arguments": "{\"n\": 1}"},
+    {"type": "function_call_output", "call_id": "c", "output": "1"}], "max_output_tokens": 4})
+check("calls and outputs are taken", st == 200, d)
+st, d = call(RSP, {"input": "hi", "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA, "strict": True}}})
+check("text.format is followed", set(json.loads(d["output"][0]["content"][0]["text"])) == {"name", "tags"}, d)
+st, d = call(RSP, {"input": "hi", "reasoning": {"effort": "high"}, "max_output_tokens": 9})
+check("reasoning is an item", d["output"][0]["type"] == "reasoning" and d["output"][0]["content"][0]["text"], d)
+st, d = call(RSP, {"input": "hi", "previous_response_id": "resp_1"})
+check("what refers to an earlier response is refused", st == 400 and d["error"]["param"] == "previous_response_id", d)
