@@ -15,8 +15,8 @@ enum {
     SURE_RUNS = 2, /* runs without a miss before guesses are based on guesses */
     REST_MIN = 16, /* tokens without guessing */
     REST_MAX = 512,
-    NONE = UINT32_MAX,
 };
+#define NONE UINT32_MAX
 
 struct cake_lookup {
     uint32_t *head, n_head; /* power of two; last place of a hash */

@@ -9,8 +9,8 @@
 enum {
     BLOCK = CAKE_EMBED_KV_BLOCK,
     KEEP_MIN = BLOCK, /* shorter sequences are not worth a slot */
-    NONE = UINT32_MAX,
 };
+#define NONE UINT32_MAX
 
 /* A whole block of tokens, reached through the blocks before it. */
 typedef struct node {

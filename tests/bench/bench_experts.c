@@ -64,7 +64,8 @@ static void run(const cake_moe_weights *w, const cake_model_config *c, uint32_t 
     uint8_t *mem = cake_pages_alloc(total), *at = mem;
     if (!mem) exit(1);
     cake_moe_scratch_layout(&s, c, n, at), at += room;
-    cake_moe m = {w, c, &s, pool, at, mm, false};
+    cake_moe m = {
+        .w = w, .config = c, .scratch = &s, .pool = pool, .matmul = at, .matmul_bytes = mm};
     at += mm * threads;
     uint8_t *act_mem = at;
     at += act_bytes;
