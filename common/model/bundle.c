@@ -109,11 +109,10 @@ cake_status cake_bundle_read(const cake_bundle *b, uint64_t offset, size_t len, 
         } else {
             uint32_t i = tensor_at(m, offset);
             const cake_tensor *t = &b->checkpoint->tensors[b->source[i]];
-            const cake_checkpoint_file *f = &b->checkpoint->files[t->file];
-            uint64_t from, n = cake_tensor_extent(t, offset - m->tensors[i].offset, &from);
-            k = n < len ? (size_t)n : len;
-            cake_status st = cake_pread_all(f->fd, to, k, from, err);
-            if (st != CAKE_OK) return cake_fail_in(err, st, "'%s'", f->path);
+            uint64_t in = offset - m->tensors[i].offset;
+            k = t->n_bytes - in < len ? (size_t)(t->n_bytes - in) : len;
+            cake_status st = cake_checkpoint_read(b->checkpoint, t, in, to, k, err);
+            if (st != CAKE_OK) return st;
         }
         to += k, offset += k, len -= k;
     }

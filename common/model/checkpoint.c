@@ -209,6 +209,20 @@ uint64_t cake_tensor_extent(const cake_tensor *t, uint64_t at, uint64_t *file_of
     return row_bytes - in;
 }
 
+cake_status cake_checkpoint_read(const cake_checkpoint *c, const cake_tensor *t, uint64_t at,
+                                 void *to, size_t n, cake_error *err) {
+    const cake_checkpoint_file *f = &c->files[t->file];
+    uint8_t *p = to;
+    while (n) {
+        uint64_t from, run = cake_tensor_extent(t, at, &from);
+        size_t k = run < n ? (size_t)run : n;
+        cake_status st = cake_pread_all(f->fd, p, k, from, err);
+        if (st != CAKE_OK) return cake_fail_in(err, st, "'%s'", f->path);
+        p += k, at += k, n -= k;
+    }
+    return CAKE_OK;
+}
+
 const uint8_t *cake_checkpoint_bytes(const cake_checkpoint *c, const cake_tensor *t,
                                      uint8_t **owned) {
     *owned = NULL;

@@ -127,17 +127,11 @@ static void hash_one(void *arg, size_t chunk, unsigned thread) {
     if (err->status != CAKE_OK) return;
     uint32_t i = j->todo[chunk].i;
     const cake_tensor *t = &j->ck->tensors[j->idx[i]];
-    const cake_checkpoint_file *f = &j->ck->files[t->file];
     uint8_t *buf = j->buf + (size_t)thread * READ_BYTES;
     cake_sha256_ctx *c = cake_sha256_new();
     for (uint64_t at = 0; at < t->n_bytes && err->status == CAKE_OK;) {
-        uint64_t from, n = cake_tensor_extent(t, at, &from);
-        size_t k = n < READ_BYTES ? (size_t)n : READ_BYTES;
-        cake_status st = cake_pread_all(f->fd, buf, k, from, err);
-        if (st != CAKE_OK)
-            cake_fail_in(err, st, "'%s'", f->path);
-        else
-            cake_sha256_add(c, buf, k);
+        size_t k = t->n_bytes - at < READ_BYTES ? (size_t)(t->n_bytes - at) : READ_BYTES;
+        if (cake_checkpoint_read(j->ck, t, at, buf, k, err) == CAKE_OK) cake_sha256_add(c, buf, k);
         at += k;
     }
     j->out[i] = cake_sha256_end(c);

@@ -397,17 +397,8 @@ size_t cake_source_scratch(const cake_source_weight *w, size_t n_rows) {
 static cake_status read_rows(const cake_checkpoint *ck, int32_t tensor, uint64_t row,
                              size_t row_bytes, size_t n_rows, void *out, cake_error *err) {
     const cake_tensor *t = &ck->tensors[tensor];
-    const cake_checkpoint_file *f = &ck->files[t->file];
-    uint64_t at = row * row_bytes, offset;
-    cake_status st = CAKE_OK;
-    uint8_t *to = out;
-    for (size_t left = n_rows * row_bytes; left && st == CAKE_OK;) {
-        const uint64_t run = cake_tensor_extent(t, at, &offset);
-        const size_t n = run < left ? (size_t)run : left;
-        st = cake_pread_all(f->fd, to, n, offset, err);
-        to += n, at += n, left -= n;
-    }
-    return st == CAKE_OK ? st : cake_fail_in(err, st, "'%.200s' in '%s'", t->name, f->path);
+    cake_status st = cake_checkpoint_read(ck, t, row * row_bytes, out, n_rows * row_bytes, err);
+    return st == CAKE_OK ? st : cake_fail_in(err, st, "tensor '%.200s'", t->name);
 }
 
 cake_status cake_source_read_raw(const cake_source *all, const cake_source_weight *w, uint32_t part,
