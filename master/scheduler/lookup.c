@@ -9,6 +9,7 @@
 enum {
     GRAM = 3,       /* tokens that must agree at least */
     CANDIDATES = 8, /* places looked at */
+    LONG = 16,      /* tokens that agree by no accident */
     AGREE_MAX = 64, /* tokens compared at most; also the most that misses can ask for */
     RUN_MIN = 4,    /* guesses at once */
     RUN_MAX = 16,
@@ -24,6 +25,7 @@ struct cake_lookup {
     uint32_t n;             /* places known: positions below it */
     uint32_t source;        /* where the guess goes on: position of the next token to copy */
     uint32_t agree, run;    /* asked for: tokens that agree, guesses at once */
+    uint32_t length;        /* tokens that agreed for this guess */
     uint32_t hits;          /* runs in a row without a miss */
     uint32_t rest, next_rest;
     double rate;
@@ -91,13 +93,21 @@ static uint32_t find(cake_lookup *l, const uint32_t *tokens, uint32_t n) {
             best = at;
         }
     }
+    l->length = most;
     return best;
+}
+
+/* A long agreement is a copy of something: worth more than what went before lets hope. */
+static uint32_t limit_of(const cake_lookup *l) {
+    uint32_t n = l->length >= LONG ? RUN_MAX : l->length >= LONG / 2 ? 2 * l->run : l->run;
+    return n < RUN_MAX ? n : RUN_MAX;
 }
 
 uint32_t cake_lookup_guess(cake_lookup *l, uint32_t *tokens, uint32_t n_sure, uint32_t n,
                            uint32_t room) {
     if (n == n_sure) l->source = find(l, tokens, n);
     if (l->source == NONE) return 0;
+    if (room > limit_of(l)) room = limit_of(l);
     /* A copy that runs into its own end repeats: that is what the text does too. */
     for (uint32_t i = 0; i < room; i++) tokens[n + i] = tokens[l->source++];
     return room;
@@ -108,11 +118,11 @@ uint32_t cake_lookup_want(cake_lookup *l) {
         l->rest--;
         return 0;
     }
-    return l->run;
+    return RUN_MAX;
 }
 
 bool cake_lookup_sure(const cake_lookup *l) {
-    return l->hits >= SURE_RUNS;
+    return l->hits >= SURE_RUNS || (l->length >= 2 * LONG && l->rate >= 0.5);
 }
 
 double cake_lookup_rate(const cake_lookup *l) {

@@ -22,7 +22,7 @@ void cake_lookup_free(cake_lookup *l);
  * with n_sure never decreasing. */
 uint32_t cake_lookup_guess(cake_lookup *l, uint32_t *tokens, uint32_t n_sure, uint32_t n,
                            uint32_t room);
-/* How many it wants to guess at once now; 0: it rests. Counts as a step of the rest. */
+/* The most it would guess at once now; 0: it rests. Counts as a step of the rest. */
 uint32_t cake_lookup_want(cake_lookup *l);
 /* It goes so well that guesses may be based on guesses that are not confirmed yet. */
 bool cake_lookup_sure(const cake_lookup *l);

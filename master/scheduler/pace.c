@@ -51,6 +51,7 @@ void cake_pace_add(cake_pace *p, uint32_t n_decode, uint32_t n_prompt, double sl
     if (n_prompt) {
         double c = (slowest_ns - (n_decode ? expected : 0)) / n_prompt;
         if (c < 0.02 * slowest_ns / n_prompt) c = 0.02 * slowest_ns / n_prompt;
+        if (p->prompt_ns > 0 && c > 3 * p->prompt_ns) c = 3 * p->prompt_ns;
         p->prompt_ns += (p->prompt_ns > 0 ? 0.2 : 1.0) * (c - p->prompt_ns);
         if (n_decode) p->mixed++;
     } else if (n_decode) {
