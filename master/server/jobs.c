@@ -489,6 +489,7 @@ static void snapshot(cake_serve *s) {
     atomic_store_explicit(&m->in_flight, st.in_flight, memory_order_relaxed);
     atomic_store_explicit(&m->kv_blocks, st.kv.blocks, memory_order_relaxed);
     atomic_store_explicit(&m->kv_free_blocks, st.kv.free_blocks, memory_order_relaxed);
+    atomic_store_explicit(&m->open, st.kv.open, memory_order_relaxed);
     atomic_store_explicit(&m->kept, st.kv.kept, memory_order_relaxed);
     atomic_store_explicit(&m->cached_tokens, st.cached_rows, memory_order_relaxed);
     atomic_store_explicit(&m->batches_canceled, st.canceled, memory_order_relaxed);

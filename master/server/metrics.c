@@ -106,6 +106,7 @@ void cake_metrics_print(cake_metrics *m, cake_text *out) {
     gauge(out, "kv_blocks", "Blocks of 64 positions in the KV cache.", atomic_load(&m->kv_blocks));
     gauge(out, "kv_blocks_free", "Of them, those that hold nothing.",
           atomic_load(&m->kv_free_blocks));
+    gauge(out, "kv_sequences_open", "Sequences that hold blocks and run.", atomic_load(&m->open));
     gauge(out, "kv_sequences_kept", "Finished sequences kept for others to go on from.",
           atomic_load(&m->kept));
     histogram(out, "time_to_first_token_seconds", "From the request to its first token.",

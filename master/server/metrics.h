@@ -18,7 +18,7 @@ typedef struct {
     _Atomic uint64_t replays; /* sequences computed again after a loss */
     _Atomic uint32_t running, waiting;                               /* sequences now */
     /* of the scheduler, as it last said */
-    _Atomic uint32_t kv_blocks, kv_free_blocks, kept, in_flight;
+    _Atomic uint32_t kv_blocks, kv_free_blocks, open, kept, in_flight;
     _Atomic uint64_t cached_tokens, batches_canceled, guessed_tokens, guessed_right;
     cake_histogram first_token, inter_token, duration;
 } cake_metrics;
