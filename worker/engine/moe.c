@@ -267,7 +267,8 @@ void cake_moe_run(const cake_moe *m, const cake_act *x, float *y) {
     const cake_moe_config *c = &m->config->moe;
     cake_moe_scratch *s = m->scratch;
     uint32_t n = x->n_tok, h = m->config->hidden;
-    block b = {.m = m, .s = s, .x = x, .y = y, .top_k = c->top_k, .n_pairs = n * c->top_k};
+    block b = {.m = m, .s = s, .x = x, .top_k = c->top_k, .n_pairs = n * c->top_k};
+    b.y = y;
     b.shared_gate = stack_of_one(&w->shared_gate);
     b.shared_up = stack_of_one(&w->shared_up);
     b.shared_down = stack_of_one(&w->shared_down);
