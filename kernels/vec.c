@@ -56,6 +56,14 @@ float cake_dot(const float *a, const float *b, size_t n) {
 float cake_max(const float *x, size_t n) {
     return kern()->max(x, n);
 }
+float cake_max_blocks(float *block, const float *x, size_t n, int *finite) {
+    return kern()->max_blocks(block, x, n, finite);
+}
+
+double cake_exp_sum(float *y, const float *x, size_t n, float max, float t) {
+    return kern()->exp_sum(y, x, n, max, t);
+}
+
 void cake_softmax(float *x, size_t n) {
     kern()->softmax(x, n);
 }

@@ -36,6 +36,14 @@ float cake_dot(const float *a, const float *b, size_t n);
 /* Largest element, NaNs passed over; -infinity if there is none. */
 float cake_max(const float *x, size_t n);
 
+/* The largest element of each CAKE_MAX_BLOCK (and of the rest), NaNs passed over; returns the
+ * largest of all. *finite: whether no element is a NaN or infinite. */
+enum { CAKE_MAX_BLOCK = 64 };
+float cake_max_blocks(float *block, const float *x, size_t n, int *finite);
+
+/* y = e^((x - max) / t); returns the sum of y in f64, lanes and folding as above. */
+double cake_exp_sum(float *y, const float *x, size_t n, float max, float t);
+
 /* x = e^(x - max) / sum, in place. Rows with a NaN or with +infinity give NaN. */
 void cake_softmax(float *x, size_t n);
 
@@ -62,6 +70,8 @@ typedef struct {
     void (*silu)(float *y, const float *x, size_t n);
     float (*dot)(const float *a, const float *b, size_t n);
     float (*max)(const float *x, size_t n);
+    float (*max_blocks)(float *block, const float *x, size_t n, int *finite);
+    double (*exp_sum)(float *y, const float *x, size_t n, float max, float t);
     void (*softmax)(float *x, size_t n);
     size_t (*argmax)(const float *x, size_t n);
     void (*exp)(float *y, const float *x, size_t n);      /* cake_expf on each element */

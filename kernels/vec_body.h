@@ -112,6 +112,48 @@ static float k_max(const float *x, size_t n) {
     return v_hmax(v_max(v_max(m0, m1), v_max(m2, m3)));
 }
 
+static float k_max_blocks(float *block, const float *x, size_t n, int *finite) {
+    v16 zero = v_zero(), bad = zero;
+    float all = -INFINITY;
+    for (size_t i = 0; i < n; i += CAKE_MAX_BLOCK) {
+        v16 m = v_set1(-INFINITY);
+        size_t end = n - i < CAKE_MAX_BLOCK ? n : i + CAKE_MAX_BLOCK, j = i;
+        for (; j + 16 <= end; j += 16) {
+            v16 v = v_load(x + j);
+            m = v_max(v, m);
+            bad = v_fma(v, zero, bad); /* NaN from the first NaN or infinity on */
+        }
+        if (j < end) {
+            v16 v = v_load_n(x + j, end - j);
+            m = v_max(v_keep(v, 0, (int)(end - j), -INFINITY), m);
+            bad = v_fma(v, zero, bad);
+        }
+        float b = block[i / CAKE_MAX_BLOCK] = v_hmax(m);
+        all = b > all ? b : all;
+    }
+    *finite = v_eq_mask(bad, bad) == 0xffff;
+    return all;
+}
+
+static double k_exp_sum(float *y, const float *x, size_t n, float max, float t) {
+    v16 m = v_set1(max), vt = v_set1(t);
+    d16 acc = d_zero();
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        v16 d = v_sub(v_load(x + i), m);
+        if (t != 1.0f) d = v_div(d, vt);
+        d = v_exp(d);
+        v_store(y + i, d);
+        acc = d_add(acc, d);
+    }
+    if (i < n) {
+        v16 d = v_exp(v_div(v_sub(v_load_n(x + i, n - i), m), vt));
+        v_store_n(y + i, d, n - i);
+        acc = d_add(acc, v_keep(d, 0, (int)(n - i), 0.0f));
+    }
+    return d_sum(acc);
+}
+
 static void k_softmax(float *x, size_t n) {
     if (!n) return;
     v16 m = v_set1(k_max(x, n)), acc = v_zero();
@@ -196,7 +238,8 @@ static void k_rope(float *x, uint32_t n_heads, uint32_t head_dim, uint32_t rot_d
     {                                                                                              \
         .rmsnorm = k_rmsnorm, .add = k_add, .axpy = k_axpy, .scale = k_scale, .swiglu = k_swiglu,  \
         .geglu = k_geglu, .sigmoid_mul = k_sigmoid_mul, .silu = k_silu, .dot = k_dot,              \
-        .max = k_max, .softmax = k_softmax, .argmax = k_argmax, .exp = k_exp,                      \
-        .exp2_neg = k_exp2_neg, .f32_to_f16 = k_f32_to_f16, .f16_to_f32 = k_f16_to_f32,            \
-        .f32_to_bf16 = k_f32_to_bf16, .bf16_to_f32 = k_bf16_to_f32, .rope = k_rope                 \
+        .max = k_max, .max_blocks = k_max_blocks, .exp_sum = k_exp_sum, .softmax = k_softmax,      \
+        .argmax = k_argmax, .exp = k_exp, .exp2_neg = k_exp2_neg, .f32_to_f16 = k_f32_to_f16,      \
+        .f16_to_f32 = k_f16_to_f32, .f32_to_bf16 = k_f32_to_bf16, .bf16_to_f32 = k_bf16_to_f32,    \
+        .rope = k_rope                                                                             \
     }

@@ -148,6 +148,21 @@ LANES_FN float v_hmax(v16 a) {
     t = _mm_max_ps(t, _mm_movehl_ps(t, t));
     return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
 }
+/* Sixteen f64 sums: lane by lane, and folded as v_sum folds. */
+typedef struct {
+    __m512d a, b;
+} d16;
+LANES_FN d16 d_zero(void) {
+    return (d16){_mm512_setzero_pd(), _mm512_setzero_pd()};
+}
+LANES_FN d16 d_add(d16 s, v16 x) {
+    return (d16){_mm512_add_pd(s.a, _mm512_cvtps_pd(_mm512_castps512_ps256(x))),
+                 _mm512_add_pd(s.b, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)))};
+}
+LANES_FN void d_store(double *p, d16 s) {
+    _mm512_storeu_pd(p, s.a);
+    _mm512_storeu_pd(p + 8, s.b);
+}
 /* Lanes lo <= i < hi keep a, the others become fill. */
 LANES_FN v16 v_keep(v16 a, int lo, int hi, float fill) {
     __mmask16 m = (__mmask16)(((1u << hi) - 1u) & ~((1u << lo) - 1u));
@@ -290,6 +305,25 @@ LANES_FN float v_hmax(v16 x) {
     __m128 t = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
     t = _mm_max_ps(t, _mm_movehl_ps(t, t));
     return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
+}
+typedef struct {
+    __m256d a, b, c, d;
+} d16;
+LANES_FN d16 d_zero(void) {
+    __m256d z = _mm256_setzero_pd();
+    return (d16){z, z, z, z};
+}
+LANES_FN d16 d_add(d16 s, v16 x) {
+    return (d16){_mm256_add_pd(s.a, _mm256_cvtps_pd(_mm256_castps256_ps128(x.a))),
+                 _mm256_add_pd(s.b, _mm256_cvtps_pd(_mm256_extractf128_ps(x.a, 1))),
+                 _mm256_add_pd(s.c, _mm256_cvtps_pd(_mm256_castps256_ps128(x.b))),
+                 _mm256_add_pd(s.d, _mm256_cvtps_pd(_mm256_extractf128_ps(x.b, 1)))};
+}
+LANES_FN void d_store(double *p, d16 s) {
+    _mm256_storeu_pd(p, s.a);
+    _mm256_storeu_pd(p + 4, s.b);
+    _mm256_storeu_pd(p + 8, s.c);
+    _mm256_storeu_pd(p + 12, s.d);
 }
 LANES_FN v16 v_keep(v16 x, int lo, int hi, float fill) {
     __m256i ia = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -452,6 +486,25 @@ LANES_FN float v_hmax(v16 x) {
     t[1] = t[1] > t[3] ? t[1] : t[3];
     return t[0] > t[1] ? t[0] : t[1];
 }
+typedef struct {
+    float64x2_t v[8];
+} d16;
+LANES_FN d16 d_zero(void) {
+    d16 s;
+    for (int i = 0; i < 8; i++) s.v[i] = vdupq_n_f64(0);
+    return s;
+}
+LANES_FN d16 d_add(d16 s, v16 x) {
+    const float32x4_t f[4] = {x.a, x.b, x.c, x.d};
+    for (int i = 0; i < 4; i++) {
+        s.v[2 * i] = vaddq_f64(s.v[2 * i], vcvt_f64_f32(vget_low_f32(f[i])));
+        s.v[2 * i + 1] = vaddq_f64(s.v[2 * i + 1], vcvt_high_f64_f32(f[i]));
+    }
+    return s;
+}
+LANES_FN void d_store(double *p, d16 s) {
+    for (int i = 0; i < 8; i++) vst1q_f64(p + 2 * i, s.v[i]);
+}
 LANES_FN float32x4_t keep4(float32x4_t x, int32x4_t i, int lo, int hi, float fill) {
     uint32x4_t m = vandq_u32(vcgeq_s32(i, vdupq_n_s32(lo)), vcltq_s32(i, vdupq_n_s32(hi)));
     return vbslq_f32(m, x, vdupq_n_f32(fill));
@@ -566,6 +619,19 @@ LANES_FN float v_hmax(v16 a) { /* lanes must not be NaN */
         for (int i = 0; i < w; i++) a.f[i] = a.f[i] > a.f[i + w] ? a.f[i] : a.f[i + w];
     return a.f[0];
 }
+typedef struct {
+    double f[16];
+} d16;
+LANES_FN d16 d_zero(void) {
+    return (d16){{0}};
+}
+LANES_FN d16 d_add(d16 s, v16 x) {
+    for (int i = 0; i < 16; i++) s.f[i] += (double)x.f[i];
+    return s;
+}
+LANES_FN void d_store(double *p, d16 s) {
+    memcpy(p, s.f, sizeof s.f);
+}
 LANES_FN v16 v_keep(v16 a, int lo, int hi, float fill) {
     EACH(i >= lo && i < hi ? a.f[i] : fill);
 }
@@ -588,6 +654,14 @@ LANES_FN v16 v_load_bf16(const uint16_t *p) {
 }
 
 #endif
+
+LANES_FN double d_sum(d16 s) {
+    double f[16];
+    d_store(f, s);
+    for (int w = 8; w; w /= 2)
+        for (int i = 0; i < w; i++) f[i] = f[i] + f[i + w];
+    return f[0];
+}
 
 #if !defined(CAKE_LANES_AVX512)
 LANES_FN v16 v_fma_at(const float *p, v16 b, v16 c) {

@@ -41,6 +41,10 @@ static void fill(float range) {
     for (size_t i = 0; i < N; i++) x[i] = rnd(range), z[i] = rnd(2);
 }
 
+static void not_positive(size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = x[i] > 0 ? -2 * x[i] : 2 * x[i];
+}
+
 int main(int argc, char **argv) {
     int isa = 0;
     while (isa < CAKE_ISA_COUNT &&
@@ -54,6 +58,8 @@ int main(int argc, char **argv) {
     const cake_attn_kern *a = cake_attn_for((cake_isa)isa);
     if (!k || !a || !cake_cpu_has((cake_isa)isa)) return 3;
     static const size_t sizes[] = {1, 7, 15, 16, 17, 33, 64, 100, 257, 1000, N};
+    int finite;
+    double sum;
     start();
 
 #define OP(name, range, call)                                                                      \
@@ -80,6 +86,9 @@ int main(int argc, char **argv) {
     OP("max", 5, y[0] = k->max(x, n));
     OP("softmax", 40, (memcpy(y, x, n * sizeof *y), k->softmax(y, n)));
     OP("argmax", 5, y[0] = (float)k->argmax(x, n));
+    OP("max_blocks", 5, y[N - 1] = k->max_blocks(y, x, n, &finite));
+    OP("exp_sum", 40, (sum = k->exp_sum(y, x, n, 39, n % 2 ? 1 : 0.7f), eat(&sum, sizeof sum)));
+    OP("exp2_neg", 76, (not_positive(n), k->exp2_neg(y, x, n)));
     OP("bf16", 5, (k->f32_to_bf16(h, x, n), eat(h, n * 2), k->bf16_to_f32(y, h, n)));
 
     for (uint32_t i = 0; i < 65536; i += N) { /* every f16, NaNs too */

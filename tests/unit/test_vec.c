@@ -302,6 +302,46 @@ static void exponential2(void **state) {
     assert_true(cake_exp2_negf(-150.0f) == 0.0f && cake_exp2_negf(-149.0f) == 0x1p-149f);
 }
 
+/* Maxima of blocks, one bad element anywhere, and sums of exponentials in f64. */
+static void blocks_and_exp_sum(void **state) {
+    (void)state;
+    for (size_t n = 0; n < 400; n += n < 140 ? 1 : 29) {
+        float x[400], y[400], want[400], block[400 / CAKE_MAX_BLOCK + 2];
+        double lane[16] = {0};
+        for (size_t i = 0; i < n; i++) {
+            x[i] = rnd(5);
+            want[i] = cake_expf((x[i] - 4.5f) / 0.7f);
+            lane[i % 16] += (double)want[i];
+        }
+        for (int w = 8; w; w /= 2)
+            for (int i = 0; i < w; i++) lane[i] += lane[i + w];
+        for (int isa = 0; isa < CAKE_ISA_COUNT; isa++) {
+            if (!cake_cpu_has((cake_isa)isa)) continue;
+            const cake_vec_kern *k = cake_vec_for((cake_isa)isa);
+            int finite = 0;
+            size_t n_blocks = (n + CAKE_MAX_BLOCK - 1) / CAKE_MAX_BLOCK;
+            block[n_blocks] = 77;
+            assert_true(k->max_blocks(block, x, n, &finite) == k->max(x, n) && finite);
+            assert_true(block[n_blocks] == 77);
+            for (size_t b = 0; b < n_blocks; b++) {
+                size_t left = n - b * CAKE_MAX_BLOCK;
+                assert_true(block[b] == k->max(x + b * CAKE_MAX_BLOCK,
+                                               left < CAKE_MAX_BLOCK ? left : CAKE_MAX_BLOCK));
+            }
+            assert_true(k->exp_sum(y, x, n, 4.5f, 0.7f) == lane[0]);
+            assert_memory_equal(y, want, n * sizeof *y);
+            static const float bad[] = {NAN, INFINITY, -INFINITY};
+            for (size_t i = 0; i < n; i++) {
+                float old = x[i];
+                x[i] = bad[i % 3];
+                k->max_blocks(block, x, n, &finite);
+                assert_false(finite);
+                x[i] = old;
+            }
+        }
+    }
+}
+
 static void argmax_and_max(void **state) {
     (void)state;
     for (int isa = 0; isa < CAKE_ISA_COUNT; isa++) {
@@ -441,10 +481,11 @@ static void conversions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits),     cmocka_unit_test(accuracy),
-        cmocka_unit_test(order_of_sums), cmocka_unit_test(exponential),
-        cmocka_unit_test(exponential2),  cmocka_unit_test(argmax_and_max),
-        cmocka_unit_test(halves),        cmocka_unit_test(conversions),
+        cmocka_unit_test(same_bits),          cmocka_unit_test(accuracy),
+        cmocka_unit_test(order_of_sums),      cmocka_unit_test(exponential),
+        cmocka_unit_test(exponential2),       cmocka_unit_test(argmax_and_max),
+        cmocka_unit_test(blocks_and_exp_sum), cmocka_unit_test(halves),
+        cmocka_unit_test(conversions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
