@@ -18,6 +18,7 @@ case $PREFIX in
 esac
 SYSUSERSDIR=${SYSUSERSDIR:-$PREFIX/lib/sysusers.d}
 COMPLETION=${COMPLETION:-$PREFIX/share/bash-completion/completions}
+ZSHDIR=${ZSHDIR:-$PREFIX/share/zsh/site-functions}
 case $PREFIX in /*) ;; *) echo "install.sh: PREFIX must be an absolute path, not '$PREFIX'" >&2; exit 2 ;; esac
 
 put() { # mode file target
@@ -45,12 +46,14 @@ install)
         sed "s|@BINDIR@|$BINDIR|g" deploy/systemd/$u >"$tmp/$u"
         put 644 "$tmp/$u" "$UNITDIR/$u"
     done
-    if build/cake-master completion bash >"$tmp/cm" 2>/dev/null && [ -s "$tmp/cm" ]; then
-        put 644 "$tmp/cm" "$COMPLETION/cake-master"
-    fi
-    if build/cake-worker --completion bash >"$tmp/cw" 2>/dev/null && [ -s "$tmp/cw" ]; then
-        put 644 "$tmp/cw" "$COMPLETION/cake-worker"
-    fi
+    for shell in bash zsh; do
+        build/cake-master completion $shell >"$tmp/$shell-cake-master"
+        build/cake-worker --completion $shell >"$tmp/$shell-cake-worker"
+    done
+    for p in cake-worker cake-master; do
+        put 644 "$tmp/bash-$p" "$COMPLETION/$p"
+        put 644 "$tmp/zsh-$p" "$ZSHDIR/_$p"
+    done
     put 644 deploy/topology.example.yml "$SHAREDIR/topology.example.yml"
     put 644 deploy/systemd/cake.env.example "$SHAREDIR/cake.env.example"
     put 644 LICENSE "$SHAREDIR/LICENSE"
@@ -70,6 +73,7 @@ uninstall)
         take "$UNITDIR/$p.service"
         take "$BINDIR/$p"
         take "$COMPLETION/$p"
+        take "$ZSHDIR/_$p"
     done
     for m in $pages; do take "$MANDIR/man${m##*.}/${m##*/}"; done
     take "$SHAREDIR/topology.example.yml"

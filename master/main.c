@@ -17,6 +17,7 @@ static cake_status run_verb(cake_master_options *o, const cake_cli *cli, cake_er
     case CAKE_VERB_WORKERS: return cake_command_workers(o, err);
     case CAKE_VERB_CLUSTER_CREATE: return cake_command_cluster_create(o, err);
     case CAKE_VERB_CLUSTER_SHOW: return cake_command_cluster_show(o, err);
+    case CAKE_VERB_CLUSTER_ROTATE: return cake_command_cluster_rotate(o, err);
     case CAKE_VERB_CLUSTER_JOIN: return cake_command_cluster_join(o, err);
     case CAKE_VERB_BENCH: return cake_command_bench(o, err);
     case CAKE_VERB_CALIBRATE: return cake_command_calibrate(o, err);

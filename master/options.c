@@ -32,7 +32,7 @@ enum {
     PLANS =
         V(RUN) | V(CHAT) | V(SERVE) | V(PLAN) | V(BUNDLE) | V(BENCH) | V(PERPLEXITY) | V(CALIBRATE),
     NET = PLANS | V(WORKERS) | V(DOCTOR),
-    KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN),
+    KEYS = NET | V(CLUSTER_CREATE) | V(CLUSTER_SHOW) | V(CLUSTER_JOIN) | V(CLUSTER_ROTATE),
     LISTS = V(RUN) | V(PLAN) | V(BUNDLE) | V(WORKERS) | V(CLUSTER_SHOW) | V(BENCH) | V(DOCTOR) |
             V(VERSION) | V(PERPLEXITY) | V(QUANTIZE) | V(INSPECT) | V(VERIFY),
     TEXT = V(PERPLEXITY) | V(CALIBRATE),
@@ -252,6 +252,11 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
         {"cluster join", NULL, 0, 0, "store the key of an existing cluster",
          "Asks for the words, or reads them from standard input; never from the command line. "
          "--cluster-key-file says where to store them."},
+    [CAKE_VERB_CLUSTER_ROTATE] =
+        {"cluster rotate", NULL, 0, 0, "replace the stored key by a new one",
+         "Prints the new key as words. The other machines join again with 'cake-master cluster "
+         "join "
+         "--force' and start cake-worker again; whoever has only the old key is out."},
     [CAKE_VERB_BENCH] = {"bench", NULL, 0, 0,
                          "measure prompts and decoding of a model over the cluster", NULL},
     [CAKE_VERB_PERPLEXITY] =

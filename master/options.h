@@ -16,6 +16,7 @@ enum { /* cake_cli.verb; the order of the table */
        CAKE_VERB_CLUSTER_CREATE,
        CAKE_VERB_CLUSTER_SHOW,
        CAKE_VERB_CLUSTER_JOIN,
+       CAKE_VERB_CLUSTER_ROTATE,
        CAKE_VERB_BENCH,
        CAKE_VERB_PERPLEXITY,
        CAKE_VERB_CALIBRATE,

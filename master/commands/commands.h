@@ -13,6 +13,7 @@ cake_status cake_command_bundle(const cake_master_options *o, cake_error *err);
 cake_status cake_command_workers(const cake_master_options *o, cake_error *err);
 cake_status cake_command_cluster_create(const cake_master_options *o, cake_error *err);
 cake_status cake_command_cluster_show(const cake_master_options *o, cake_error *err);
+cake_status cake_command_cluster_rotate(const cake_master_options *o, cake_error *err);
 cake_status cake_command_cluster_join(const cake_master_options *o, cake_error *err);
 cake_status cake_command_bench(const cake_master_options *o, cake_error *err);
 cake_status cake_command_calibrate(const cake_master_options *o, cake_error *err);

@@ -1,5 +1,5 @@
-/* cake-master cluster create, show, join: the key that makes machines a cluster. Secrets come from
- * a file, the environment or a prompt, never from the command line. */
+/* cake-master cluster create, show, join, rotate: the key that makes machines a cluster. Secrets
+ * come from a file, the environment or a prompt, never from the command line. */
 #include "common/mem.h"
 #include "master/commands/commands.h"
 #include "proto/keys.h"
@@ -35,6 +35,34 @@ cake_status cake_command_cluster_create(const cake_master_options *o, cake_error
     if (st == CAKE_OK)
         fprintf(stderr,
                 "Type these words into 'cake-master cluster join' on every other machine.\n");
+    cake_key_wipe(&k);
+    free(path);
+    return st;
+}
+
+/* A new key in the place of one that is there. The old one is gone: whoever had it is out as soon
+ * as the machines that matter have joined again. */
+cake_status cake_command_cluster_rotate(const cake_master_options *o, cake_error *err) {
+    if (!o->cluster_key_file && getenv("CAKE_CLUSTER_KEY"))
+        return cake_fail(
+            err, CAKE_ECONFIG,
+            "the key in use is that of CAKE_CLUSTER_KEY; unset it, or name the file to "
+            "change with --cluster-key-file");
+    char *path = key_path(o);
+    cake_cluster_key k;
+    cake_status st = cake_key_load(&k, path, err);
+    cake_key_wipe(&k);
+    if (st == CAKE_ENOTFOUND)
+        cake_fail(err, st, "there is no key in %s yet; 'cake-master cluster create' makes one",
+                  path);
+    if (st == CAKE_OK) st = cake_key_create(&k, err);
+    if (st == CAKE_OK) st = cake_key_save(&k, path, true, err);
+    if (st == CAKE_OK) st = print_key(&k, path, true, err);
+    if (st == CAKE_OK)
+        fprintf(stderr,
+                "The old key is gone. On every other machine: type these words into 'cake-master "
+                "cluster join --force',\nthen start cake-worker again; until then it is refused "
+                "here.\n");
     cake_key_wipe(&k);
     free(path);
     return st;

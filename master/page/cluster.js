@@ -1,6 +1,6 @@
 // The cluster as the server's events show it: every event is the whole picture.
 
-const cluster = { picture: null, states: new Map(), missed: new Set(), events: [], rates: [], at: 0 };
+const cluster = { picture: null, states: new Map(), missed: new Set(), stages: [], held: new Map(), events: [], rates: [], at: 0 };
 
 const HUES = 6;
 // States in which somebody should look.
@@ -16,6 +16,11 @@ const STATE_TEXT = {
 function onPicture(t) {
   cluster.picture = t;
   cluster.at = performance.now();
+  // what is lost keeps its place and what it held, until there is another plan
+  if (t.stages.length) {
+    cluster.stages = t.stages;
+    for (const n of t.nodes) if (n.used) cluster.held.set(n.address, n.layers);
+  }
   noteChanges(t);
   if (t.status === 'ready') {
     cluster.rates.push(t.tokens_per_second || 0);
@@ -89,6 +94,7 @@ async function followCluster() {
 
 function showStatus(status, t) {
   const bad = t ? t.nodes.filter((n) => BAD.has(n.state)) : [];
+  if (status === 'unavailable' && t && t.stages.length && !bad.length) status = 'loading'; // on its way back
   const loading = t && t.nodes.find((n) => n.transfer);
   const text = {
     ready: t && t.model,
@@ -120,13 +126,13 @@ function layersText(units) {
 // Nodes as the token meets them, then the others; each with its place and colour.
 function inOrder(t) {
   const order = [];
-  for (const s of t.stages) if (!order.includes(s.node)) order.push(s.node);
-  const place = (n) => (n.used && order.includes(n.id) ? order.indexOf(n.id) : 1000 + (BAD.has(n.state) ? 0 : 1));
+  for (const s of t.stages.length ? t.stages : cluster.stages) if (!order.includes(s.node)) order.push(s.node);
+  const place = (n) => (order.includes(n.id) ? order.indexOf(n.id) : 1000 + (BAD.has(n.state) ? 0 : 1));
   return t.nodes.map((n) => ({ n, place: place(n) })).sort((a, b) => a.place - b.place);
 }
 
 function tile(name, big, more, extra) {
-  return el('div', { class: 'tile' }, extra, el('div', { class: 'name' }, name), el('div', { class: 'big' + (big.length > 14 ? ' long' : ''), title: big }, big), el('div', { class: 'more', title: more }, more));
+  return el('div', { class: 'tile' }, extra, el('div', { class: 'name' }, name), el('div', { class: 'big' + (big.length > 11 ? ' long' : ''), title: big }, big), el('div', { class: 'more', title: more }, more));
 }
 
 function sparkline(values) {
@@ -145,11 +151,11 @@ function sparkline(values) {
 
 function showTiles(t) {
   const bad = t.nodes.filter((n) => BAD.has(n.state)).length;
-  const status = { ready: 'Ready', loading: 'Loading', unavailable: 'Cannot answer' }[t.status] || t.status;
+  const status = t.status === 'ready' ? 'Ready' : t.status === 'loading' || (t.stages.length && !bad) ? 'Loading' : 'No answers';
   const used = t.nodes.filter((n) => n.used).length;
   const working = t.tokens_per_second > 0;
   $('tiles').replaceChildren(
-    tile('Status', status, bad ? plural(bad, 'machine') + ' missing' : plural(used, 'machine') + ' at work'),
+    tile('Status', status, bad ? plural(bad, 'machine') + ' missing' : t.status === 'ready' ? plural(used, 'machine') + ' at work' : plural(t.nodes.length, 'machine') + ' found'),
     tile('Tokens per second', formatRate(t.tokens_per_second),
       working && t.rows_per_batch > 1.05 ? formatRate(t.rows_per_batch) + ' at once' : t.expected_tokens_per_second ? 'one stream: about ' + formatRate(t.expected_tokens_per_second) : '', sparkline(cluster.rates)),
     tile('Requests', String(t.running), t.waiting ? t.waiting + ' waiting' : 'none waiting'),
@@ -190,12 +196,12 @@ function showTimes(t, colours) {
     ...(network > 0 ? [el('li', null, el('span', { class: 'swatch net' }), el('span', null, el('b', null, 'network'), ' ' + formatMs(network)))] : []));
 }
 
-function meter(name, value, fraction, colour, more) {
+function meter(name, value, fraction, colour, below) {
   const fill = el('div', { class: colour });
   fill.style.width = Math.min(100, 100 * fraction).toFixed(2) + '%';
   fill.style.left = '0';
-  return el('div', { class: 'meter ' + (more || '') }, el('div', { class: 'label' }, el('span', null, name), el('b', null, value)),
-    el('div', { class: 'strip', role: 'progressbar', 'aria-label': name, 'aria-valuemin': '0', 'aria-valuemax': '100', 'aria-valuenow': String(Math.round(100 * fraction)) }, fill));
+  return el('div', { class: 'meter' + (below ? ' moving' : '') }, el('div', { class: 'label' }, el('span', null, name), el('b', null, value)),
+    el('div', { class: 'strip', role: 'progressbar', 'aria-label': name, 'aria-valuemin': '0', 'aria-valuemax': '100', 'aria-valuenow': String(Math.round(100 * fraction)) }, fill), below && el('div', { class: 'below' }, below));
 }
 
 // Which layers of the model it holds, as a strip.
@@ -219,19 +225,21 @@ function nodeCard(t, n, place, colour) {
     el('span', { class: 'step ' + (place < 1000 ? 'c' + colour : 'none'), 'aria-hidden': 'true' }, place < 1000 ? String(place + 1) : '–'),
     el('div', { class: 'who' }, el('b', { title: n.name }, n.name), el('span', null, n.local ? 'this machine, with the server' : n.address)),
     slow && !bad && el('span', { class: 'pill slowest', title: 'Its part of a token takes longest' }, 'slowest'),
-    el('span', { class: 'pill ' + n.state }, STATE_TEXT[n.state] || n.state)));
+    el('span', { class: 'pill ' + n.state }, n.state === 'idle' && !t.stages.length ? 'waiting' : STATE_TEXT[n.state] || n.state)));
+  const held = bad && cluster.held.get(n.address);
   if (bad) card.append(el('div', { class: 'why' }, el('p', null, n.reason || 'No reason was given.'), n.hint && el('p', null, n.hint)));
+  if (held) card.append(el('div', { class: 'layers' }, 'It held ' + layersText(held) + '.'));
   else if (!n.used && (n.why || n.hint)) card.append(el('p', { class: 'hint' }, n.hint || n.why));
   if (n.used && n.layers) card.append(el('div', null, el('div', { class: 'layers' }, layersText(n.layers)), layerStrip(t, n, colour)));
   if (n.transfer) {
     const x = n.transfer;
-    const left = x.rate > 0 ? formatDuration((x.total - x.done) / x.rate) + ' left' : '';
-    card.append(meter((x.kind === 'sending' ? 'Receiving its layers' : 'Loading') + (left ? ', ' + left : ''),
-      formatBytes(x.done) + ' of ' + formatBytes(x.total) + (x.rate > 0 ? ', ' + formatBytes(x.rate) + '/s' : ''), x.total ? x.done / x.total : 0, 'c' + colour, 'moving'));
+    const amount = formatBytes(x.done) + ' of ' + formatBytes(x.total);
+    const speed = x.rate > 0 ? ' at ' + formatBytes(x.rate) + '/s, ' + formatDuration((x.total - x.done) / x.rate) + ' left' : '';
+    card.append(meter(x.kind === 'sending' ? 'Receiving its layers' : 'Loading its layers', percent(x), x.total ? x.done / x.total : 0, 'c' + colour, amount + speed));
   }
   const m = n.memory;
-  if (m && m.total && !bad) {
-    const used = m.used || m.planned;
+  const used = m ? m.used || m.planned : 0;
+  if (used && !bad) {
     card.append(meter(m.used ? 'Memory' : 'Memory, planned', formatBytes(used) + ' of ' + formatBytes(m.total), used / m.total, 'c' + colour));
   }
   const facts = [];

@@ -126,7 +126,7 @@ check("and what to do", "cake-worker" in p.js(card("w3") + ".querySelector('.why
 check("the banner says it too", p.wait("!$('banner').hidden && $('banner').textContent.includes('w3')", 5) is not None, p.js("$('banner').textContent"))
 shot(p, "cluster-dead-light")
 worker = subprocess.Popen(RESTART, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-check("its layers are on their way", p.wait("/ of 2[.]/.test((document.querySelector('.moving b') || {}).textContent)", 30) is not None, p.js("$('nodes').innerText"))
+check("its layers are on their way", p.wait("/ of 2[.]/.test((document.querySelector('.moving .below') || {}).textContent)", 30) is not None, p.js("$('nodes').innerText"))
 shot(p, "cluster-transfer-light")
 check("it comes back by itself", p.wait("cluster.picture.status === 'ready' && " + card("w3") + ".querySelector('.pill.ready') && $('banner').hidden", 60) is not None, p.js("$('nodes').innerText"))
 check("and the list says what happened", all(w in p.js("$('events').textContent") for w in ("w3 is lost", "w3 is back")), p.js("$('events').textContent"))

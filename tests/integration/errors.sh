@@ -89,5 +89,15 @@ open_key() {
     [[ $? == 77 ]] && grep -q "chmod\|600\|read" "$IT/err"
 }
 check "a key file that others may read is refused, exit 77" open_key
+# a new key in the place of the old one, which the other machines take over from its words
+refused "no key to replace" 1 "cluster create" cluster rotate --cluster-key-file "$IT/none.key"
+rotated() {
+    cp "$IT_KEY" "$IT/rotated.key" && cp "$IT_KEY" "$IT/other.key"
+    on 0 "$BIN/cake-master" cluster rotate --cluster-key-file "$IT/rotated.key" >"$IT/words" 2>"$IT/err" &&
+        ! cmp -s "$IT_KEY" "$IT/rotated.key" && [[ $(wc -w <"$IT/words") == 12 && $(stat -c %a "$IT/rotated.key") == 600 ]] &&
+        on 0 "$BIN/cake-master" cluster join --force --cluster-key-file "$IT/other.key" <"$IT/words" 2>>"$IT/err" &&
+        [[ $(grep -oE 'cluster [0-9a-f]{16}' "$IT/err" | sort -u | wc -l) == 1 ]]
+}
+check "cluster rotate" rotated
 
 exit $IT_FAILED
