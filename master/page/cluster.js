@@ -153,11 +153,10 @@ function showTiles(t) {
   const bad = t.nodes.filter((n) => BAD.has(n.state)).length;
   const status = t.status === 'ready' ? 'Ready' : t.status === 'loading' || (t.stages.length && !bad) ? 'Loading' : 'No answers';
   const used = t.nodes.filter((n) => n.used).length;
-  const working = t.tokens_per_second > 0;
   $('tiles').replaceChildren(
     tile('Status', status, bad ? plural(bad, 'machine') + ' missing' : t.status === 'ready' ? plural(used, 'machine') + ' at work' : plural(t.nodes.length, 'machine') + ' found'),
-    tile('Tokens per second', formatRate(t.tokens_per_second),
-      working && t.rows_per_batch > 1.05 ? formatRate(t.rows_per_batch) + ' at once' : t.expected_tokens_per_second ? 'one stream: about ' + formatRate(t.expected_tokens_per_second) : '', sparkline(cluster.rates)),
+    tile('Tokens per second', t.status === 'ready' ? formatRate(t.tokens_per_second) : '–',
+      t.running > 1 ? 'of ' + t.running + ' requests' : t.expected_tokens_per_second ? 'one stream: about ' + formatRate(t.expected_tokens_per_second) : '', sparkline(cluster.rates)),
     tile('Requests', String(t.running), t.waiting ? t.waiting + ' waiting' : 'none waiting'),
     tile('Model', t.model, [t.layers && plural(t.layers, 'layer'), t.model_bytes && formatBytes(t.model_bytes)].filter(Boolean).join(', ')),
     tile('Context', t.context ? t.context.toLocaleString('en') : '–', t.sequences ? plural(t.sequences, 'sequence') + ' at once' : ''));
@@ -226,7 +225,7 @@ function nodeCard(t, n, place, colour) {
     el('div', { class: 'who' }, el('b', { title: n.name }, n.name), el('span', null, n.local ? 'this machine, with the server' : n.address)),
     slow && !bad && el('span', { class: 'pill slowest', title: 'Its part of a token takes longest' }, 'slowest'),
     el('span', { class: 'pill ' + n.state }, n.state === 'idle' && !t.stages.length ? 'waiting' : STATE_TEXT[n.state] || n.state)));
-  const held = bad && cluster.held.get(n.address);
+  const held = bad && !n.used && cluster.held.get(n.address);
   if (bad) card.append(el('div', { class: 'why' }, el('p', null, n.reason || 'No reason was given.'), n.hint && el('p', null, n.hint)));
   if (held) card.append(el('div', { class: 'layers' }, 'It held ' + layersText(held) + '.'));
   else if (!n.used && (n.why || n.hint)) card.append(el('p', { class: 'hint' }, n.hint || n.why));

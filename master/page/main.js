@@ -25,6 +25,7 @@ function showView(name) {
     $('tab-' + v).setAttribute('aria-selected', String(on));
     $('tab-' + v).tabIndex = on ? 0 : -1;
   }
+  $('drawer-open').hidden = name !== 'chat';
   if (location.hash.slice(1) !== name) history.replaceState(null, '', name === 'chat' ? location.pathname : '#' + name);
   if (name === 'cluster') showCluster();
   else toEnd();
@@ -130,6 +131,16 @@ function start() {
     $('set-system').value = '';
     for (const [name] of SAMPLING) $('set-' + name).value = '';
     $('set-thinking').checked = true;
+  });
+  // another tab has kept its conversations: take them over, the one at hand stays
+  addEventListener('storage', (e) => {
+    if (e.key !== 'cake.conversations' || chat.running) return;
+    const id = chat.current.id;
+    const mine = chat.current;
+    loadConversations();
+    chat.current = chat.all.find((c) => c.id === id) || (mine.messages.length ? chat.current : mine);
+    showConversation();
+    showConversations();
   });
   setInterval(() => {
     if ($('view-cluster').hidden || !cluster.picture || performance.now() - cluster.at < 1500) return;
