@@ -48,7 +48,7 @@ cake_status cake_url_parse(cake_url *u, const char *text, cake_error *err) {
     size_t n_base = strlen(rest);
     while (n_base && rest[n_base - 1] == '/') n_base--;
     if (n_base >= 3 && strncmp(rest + n_base - 3, "/v1", 3) == 0) n_base -= 3;
-    if (n == 0 || n >= sizeof u->host || n_port == 0 || n_port > 5 || atoi(port) > 65535 ||
+    if (n == 0 || n >= sizeof u->host || (v6 && host[n] != ']') || n_port == 0 || n_port > 5 || atoi(port) > 65535 ||
         (*rest && *rest != '/') || n_base >= sizeof u->base)
         return cake_fail(err, CAKE_EUSAGE,
                          "'%.200s' is not the address of a server; give http://HOST:PORT", text);
