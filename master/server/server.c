@@ -320,10 +320,7 @@ void cake_serve_close(cake_serve *s) {
         pthread_join(s->http_thread, NULL);
     }
     /* Nobody else runs now. */
-    for (cake_event *e; (e = cake_queue_pop(s->to_http, 0, 0));) {
-        cake_job_on_event(e);
-        cake_event_free(e);
-    }
+    while (take_news(s)) continue;
     cake_http_close(s->http);
     while (s->jobs) cake_job_free(s->jobs);
     while (cake_queue_pop(s->to_prepare, 0, 0)) continue;
@@ -331,6 +328,7 @@ void cake_serve_close(cake_serve *s) {
     cake_queue_free(s->to_prepare);
     cake_queue_free(s->to_loop);
     cake_queue_free(s->to_http);
+    cake_cluster_view_free(s->view);
     cake_token_trie_free(s->trie);
     free(s->scratch.v);
     free(s);
