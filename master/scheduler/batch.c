@@ -196,6 +196,14 @@ static uint32_t max_u32(uint32_t a, uint32_t b) {
     return a > b ? a : b;
 }
 
+/* Batches in flight that carry rows of prompts. */
+static uint32_t carrying(const cake_scheduler *s) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->max_flights; i++)
+        n += s->flights[i].used && s->flights[i].n_prompt > 0;
+    return n;
+}
+
 /* Build one batch; false when there is nothing to send now. */
 static bool build(cake_scheduler *s, batch *b) {
     cake_flight *f = s->flights;
@@ -209,7 +217,8 @@ static bool build(cake_scheduler *s, batch *b) {
     uint32_t rows, flights;
     if (s->n_decoding) {
         flights = max_u32(groups, s->n_stages);
-        rows = cake_pace_prompt_rows(&s->pace, f->n_decode, s->n_decoding, groups, flights);
+        rows = cake_pace_prompt_rows(&s->pace, f->n_decode, s->n_decoding, groups, flights,
+                                     carrying(s));
     } else {
         rows = chunk(s);
         flights = s->n_stages + 1;

@@ -95,17 +95,18 @@ uint32_t cake_pace_depth(const cake_pace *p, uint32_t n_rows, uint32_t max) {
 }
 
 uint32_t cake_pace_prompt_rows(const cake_pace *p, uint32_t n_decode, uint32_t n_streams,
-                               uint32_t n_groups, uint32_t n_flights) {
+                               uint32_t n_groups, uint32_t n_flights, uint32_t n_carrying) {
     if (n_streams == 0) return UINT32_MAX;
     if (p->slowest.w <= 0 || p->mixed >= REFRESH) return n_decode ? 0 : 1;
-    if (p->prompt_ns <= 0) return 1;
+    uint32_t least = n_carrying == 0; /* one row a way round, whatever it costs: it must go on */
+    if (p->prompt_ns <= 0) return least;
     double rows = (n_streams + n_groups - 1) / n_groups;
     double limit = STRETCH * way_round(p, n_groups, rows);
     double in_turn = limit / n_flights - line_at(&p->slowest, n_decode);
     double on_its_way = (limit - line_at(&p->sum, n_decode) - p->network_ns) / p->n_stages;
     double ns = in_turn < on_its_way ? in_turn : on_its_way;
     double k = ns / p->prompt_ns;
-    return k < 1 ? 1 : k < 1e6 ? (uint32_t)k : 1000000;
+    return k < 1 ? least : k < 1e6 ? (uint32_t)k : 1000000;
 }
 
 bool cake_pace_guess_pays(const cake_pace *p, double probability, uint32_t n_decode,

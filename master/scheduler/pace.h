@@ -39,9 +39,10 @@ uint32_t cake_pace_groups(const cake_pace *p, uint32_t n_streams, uint32_t max);
 uint32_t cake_pace_depth(const cake_pace *p, uint32_t n_rows, uint32_t max);
 /* Rows of prompts for a batch that n_decode streams ride in, when n_flights batches are in flight
  * and n_streams decode in all: so many that nobody's next token takes more than 1.4 times as long.
- * UINT32_MAX: nobody decodes. 0: this batch should only decode, to see how long that takes. */
+ * Where not even one row fits into each, one of the batches carries one: n_carrying of those in
+ * flight do. UINT32_MAX: nobody decodes. 0: this batch should only decode. */
 uint32_t cake_pace_prompt_rows(const cake_pace *p, uint32_t n_decode, uint32_t n_streams,
-                               uint32_t n_groups, uint32_t n_flights);
+                               uint32_t n_groups, uint32_t n_flights, uint32_t n_carrying);
 /* Does a row that is right with the given probability save more time than it costs, where
  * n_decode rows share a batch and n_groups batches are in flight? */
 bool cake_pace_guess_pays(const cake_pace *p, double probability, uint32_t n_decode,

@@ -9,8 +9,9 @@
  *   prefill:N      tokens/s of a prompt of N tokens (median of three)
  *   copy:on|off    tokens/s of a text that repeats its prompt, with and without guessing
  *   novel:on|off   tokens/s of a text that does not (words as often as in a language)
- *   long:N         4 streams decode; then a prompt of N beside them: stall_base_ms, stall_ms (p95
- *                  between two tokens), long_s; then its second turn: turn_cached, turn_prompt */
+ *   long:N         p95 between two tokens of 4 streams, alone and beside the first and the last
+ * 1024 tokens of a prompt of N: first_base_ms, first_ms, first_tps (of the prompt), last_...; then
+ * its second turn: turn_cached of turn_prompt tokens, turn_s */
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -221,55 +222,70 @@ static double p95_ms(stream *t, uint32_t *from) {
     }
     qsort(v, n, sizeof *v, by_value);
     double p = n ? v[n * 95 / 100] : 0;
-    fprintf(stderr, "  (%zu gaps, median %.2f ms)\n", n, n ? v[n / 2] : 0);
     free(v);
     return p;
 }
 
-static void long_prompt(uint32_t n) {
-    enum { ANSWER = 32, NEW = 40, BASE = 100 };
-    stream t[BESIDE] = {0};
-    uint32_t from[BESIDE] = {0}, room = env.plan.options.context - 64;
+static void begin_others(stream *t, uint32_t *from) {
+    enum { BASE = 100 };
+    uint32_t room = env.plan.options.context - 64;
     for (uint32_t i = 0; i < BESIDE; i++) {
         t[i] = (stream){.text = make_text(room), .n_prompt = 32, .want = room - 32};
         t[i].gap_ns = cake_malloc(t[i].want * sizeof *t[i].gap_ns);
         begin(&t[i], false);
     }
-    for (uint32_t base = 0; base < BASE;) {
+    for (uint32_t least = 0; least < BASE;) {
         step();
-        base = t[0].got;
+        least = t[0].got;
         for (uint32_t i = 0; i < BESIDE; i++)
-            if (t[i].got < base) base = t[i].got;
-        if (base < 20)
+            if (t[i].got < least) least = t[i].got;
+        if (least < 20)
             for (uint32_t i = 0; i < BESIDE; i++) from[i] = t[i].got;
     }
-    printf("stall_base_ms %.4g\n", p95_ms(t, from));
-    cake_scheduler_stats a, b;
-    cake_scheduler_stats_get(env.sched, &a);
-    uint32_t *text = make_text(n + ANSWER + NEW + 1);
-    stream q = {.text = text, .n_prompt = n, .want = ANSWER};
-    uint64_t start = cake_now_ns();
-    begin(&q, false);
-    while (!q.got) step();
-    printf("stall_ms %.4g\n", p95_ms(t, from));
-    cake_scheduler_stats_get(env.sched, &b);
-    fprintf(stderr, "  (%llu batches, %llu decode rows, %llu prompt rows)\n",
-            (unsigned long long)(b.batches - a.batches),
-            (unsigned long long)(b.decode_rows - a.decode_rows),
-            (unsigned long long)(b.prompt_rows - a.prompt_rows));
-    printf("long_s %.4g\n", (double)(cake_now_ns() - start) * 1e-9);
+}
+
+static void end_others(stream *t) {
     for (uint32_t i = 0; i < BESIDE; i++) cake_scheduler_cancel(env.sched, t[i].id);
     drain();
-    q = (stream){.text = text, .n_prompt = n + ANSWER + NEW, .want = 1};
-    start = cake_now_ns();
-    begin(&q, false);
-    drain();
-    printf("turn_cached %u\nturn_prompt %u\nturn_s %.4g\n", q.cached, n + ANSWER,
-           (double)(q.first_ns - start) * 1e-9);
     for (uint32_t i = 0; i < BESIDE; i++) {
         free(t[i].gap_ns);
         free((void *)(uintptr_t)t[i].text);
     }
+}
+
+/* Others decode; a prompt of n tokens beside them, of which all but the last PART are known
+ * already; what that does to the time between their tokens. */
+enum { PART = 1024 };
+static void beside(const char *name, const uint32_t *text, uint32_t n) {
+    stream others[BESIDE], q = {.text = text, .n_prompt = n, .want = 1};
+    uint32_t from[BESIDE] = {0};
+    begin_others(others, from);
+    printf("%s_base_ms %.4g\n", name, p95_ms(others, from));
+    uint64_t start = cake_now_ns();
+    begin(&q, false);
+    while (!q.over) step();
+    printf("%s_ms %.4g\n", name, p95_ms(others, from));
+    printf("%s_tps %.4g\n", name, (n - q.cached) / ((double)(cake_now_ns() - start) * 1e-9));
+    end_others(others);
+}
+
+static void long_prompt(uint32_t n) {
+    enum { ANSWER = 32, NEW = 40 };
+    uint32_t *text = make_text(n + ANSWER + NEW + 1);
+    beside("first", text, PART);
+    stream q = {.text = text, .n_prompt = n - PART, .want = 1};
+    begin(&q, false); /* alone, to be quick */
+    drain();
+    beside("last", text, n);
+    q = (stream){.text = text, .n_prompt = n, .want = ANSWER};
+    begin(&q, false);
+    drain();
+    q = (stream){.text = text, .n_prompt = n + ANSWER + NEW, .want = 1};
+    uint64_t start = cake_now_ns();
+    begin(&q, false);
+    drain();
+    printf("turn_cached %u\nturn_prompt %u\nturn_s %.4g\n", q.cached, n + ANSWER,
+           (double)(q.first_ns - start) * 1e-9);
     free(text);
 }
 

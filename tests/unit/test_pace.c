@@ -118,18 +118,22 @@ static void prompts_beside_decoding(void **state) {
     (void)state;
     cake_pace p;
     feed(&p, 0.1);
-    assert_int_equal(cake_pace_prompt_rows(&p, 0, 0, 1, 3), UINT32_MAX);
+    assert_int_equal(cake_pace_prompt_rows(&p, 0, 0, 1, 3, 0), UINT32_MAX);
     for (int i = 0; i < 200; i++) { /* rows of a prompt take 0.5 ms */
-        uint32_t k = cake_pace_prompt_rows(&p, 4, 8, 2, 2);
+        uint32_t k = cake_pace_prompt_rows(&p, 4, 8, 2, 2, 0);
         if (k == 0) { /* from time to time it wants to see a batch without */
             cake_pace_add(&p, 4, 0, 8.4e6, 16.8e6, 0.1e6);
             continue;
         }
         cake_pace_add(&p, 4, k, 8.4e6 + 0.5e6 * k, 2 * (8.4e6 + 0.5e6 * k), 0.1e6);
     }
-    uint32_t k = cake_pace_prompt_rows(&p, 4, 8, 2, 2);
+    uint32_t k = cake_pace_prompt_rows(&p, 4, 8, 2, 2, 0);
     double stretch = (8.4 + 0.5 * k) / 8.4;
     assert_true(stretch > 1.2 && stretch <= 1.41);
+    /* Late in a long prompt a row takes 5 ms: one of the two batches carries one. */
+    for (int i = 0; i < 100; i++) cake_pace_add(&p, 4, 1, 13.4e6, 26.8e6, 0.1e6), p.mixed = 0;
+    assert_int_equal(cake_pace_prompt_rows(&p, 4, 8, 2, 2, 0), 1);
+    assert_int_equal(cake_pace_prompt_rows(&p, 4, 8, 2, 2, 1), 0);
 }
 
 static void guesses_pay(void **state) {
