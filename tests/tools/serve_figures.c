@@ -9,9 +9,11 @@
  *   prefill:N      tokens/s of a prompt of N tokens (median of three)
  *   copy:on|off    tokens/s of a text that repeats its prompt, with and without guessing
  *   novel:on|off   tokens/s of a text that does not (words as often as in a language)
- *   long:N         p95 between two tokens of 4 streams, alone and beside the first and the last
- * 1024 tokens of a prompt of N: first_base_ms, first_ms, first_tps (of the prompt), last_...; then
- * its second turn: turn_cached of turn_prompt tokens, turn_s */
+ *   long:N         first_base_ms, first_ms: p95 between two tokens of 4 streams, alone and beside
+ *                  the first 1024 tokens of a prompt of N; first_tps: of those; last_...: the
+ *                  same with the last; then its second turn: turn_cached of turn_prompt tokens
+ *   same           1 when three texts beside each other have the same logits at each position with
+ *                  guessing forced and without; guessed, right, canceled (batches) */
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -289,6 +291,68 @@ static void long_prompt(uint32_t n) {
     free(text);
 }
 
+/* ---- identity ---- */
+
+enum { SAME_TEXTS = 3, SAME_PROMPT = 40, SAME_TOKENS = 150 };
+typedef struct {
+    const uint32_t *text;
+    uint32_t at;
+    uint64_t seen[SAME_TOKENS]; /* hash of each position's logits */
+} recorded;
+
+static bool record(void *arg, uint32_t position, float *logits, uint32_t n_vocab, uint32_t *token) {
+    recorded *k = arg;
+    uint64_t h = position;
+    for (uint32_t i = 0; i < n_vocab; i++) {
+        uint32_t bits;
+        memcpy(&bits, &logits[i], sizeof bits);
+        h = (h ^ bits) * 1099511628211u;
+    }
+    k->seen[k->at++] = h;
+    *token = k->text[position + 1];
+    return k->at < SAME_TOKENS;
+}
+static void recorded_over(void *arg, cake_done how, const cake_error *err) {
+    (void)arg;
+    if (how == CAKE_DONE_ERROR) must(CAKE_EIO, err);
+}
+
+static void same(void) {
+    enum { LEN = SAME_PROMPT + SAME_TOKENS + 1 };
+    uint32_t text[SAME_TEXTS][LEN], vocab = env.model.config.vocab;
+    static recorded with[SAME_TEXTS], without[SAME_TEXTS];
+    for (uint32_t i = 0; i < LEN; i++) {
+        text[0][i] = 3 + i % 23 * 4 % 90;
+        text[1][i] = i % 29 == 28 ? 3 + i % 97 : text[0][i]; /* with a slip now and then */
+        text[2][i] = 3 + below(vocab - 3);
+    }
+    cake_scheduler_stats st;
+    cake_error err;
+    for (int mode = 0; mode < 2; mode++) {
+        for (int i = 0; i < SAME_TEXTS; i++) {
+            recorded *k = mode ? &with[i] : &without[i];
+            k->text = text[i];
+            cake_sequence_request r = {.prompt = text[i],
+                                       .n_prompt = SAME_PROMPT,
+                                       .arg = k,
+                                       .next = record,
+                                       .done = recorded_over,
+                                       .speculate =
+                                           mode ? CAKE_SPECULATE_ALWAYS : CAKE_SPECULATE_OFF};
+            must(cake_scheduler_submit(env.sched, &r, NULL, &err), &err);
+        }
+        drain();
+    }
+    bool equal = true;
+    for (int i = 0; i < SAME_TEXTS; i++)
+        equal &= with[i].at == SAME_TOKENS && without[i].at == SAME_TOKENS &&
+                 memcmp(with[i].seen, without[i].seen, sizeof with[i].seen) == 0;
+    cake_scheduler_stats_get(env.sched, &st);
+    printf("same %d\nguessed %llu\nright %llu\ncanceled %llu\n", equal,
+           (unsigned long long)st.guessed, (unsigned long long)st.guessed_right,
+           (unsigned long long)st.canceled);
+}
+
 int main(int argc, char **argv) {
     if (argc < 7) {
         fprintf(stderr, "usage: serve_figures MODEL TOPOLOGY|- KEY|- THREADS CONTEXT WHAT...\n");
@@ -309,6 +373,8 @@ int main(int argc, char **argv) {
             printf("%s %.4g\n", what, look(what[0] == 'c', on));
         else if (strncmp(what, "long", 4) == 0 && n)
             long_prompt(n);
+        else if (strcmp(what, "same") == 0)
+            same();
         else
             fprintf(stderr, "serve_figures: %s?\n", what);
         fflush(stdout);
