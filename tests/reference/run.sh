@@ -21,3 +21,5 @@ make -s all build/release/tests/tools/make_float
 "$VENV/bin/python" tests/reference/make_quantized.py $check tests/vectors/tools
 # mlx-kquant 0.1.0 cannot be installed on Linux: KQUANT=DIR is its unpacked source archive
 if [ -n "${KQUANT:-}" ]; then "$VENV/bin/python" tests/reference/make_presets.py "$KQUANT" $check tests/vectors/tools; fi
+make -s build/release/tests/tools/matmul_peer
+"$VENV/bin/python" tests/reference/check_kernels.py
