@@ -3,9 +3,9 @@
  * Each line gives what was reached, the limit measured here and now with the same threads, their
  * ratio, and the bar the ratio should meet.
  *
- * attn_decode: GB/s of KV cache read by one query row at 8k context. Limit: the lower of a plain
- * read of memory and the rate at which FMAs can use what is read (a group of G query heads makes G
- * multiply-adds of every two bytes).
+ * attn_decode: GB/s of KV cache read by one query row at 8k context, in f16 (with a bar) and in q8.
+ * Limit: the lower of a plain read of memory and the rate at which FMAs can use what is read (a
+ * group of G query heads makes G multiply-adds of every element).
  *
  * attn_prefill: GFLOP/s of a chunk of rows. Limit: independent FMAs in registers.
  *
@@ -221,12 +221,26 @@ static void line(const char *bench, const char *shape, cake_isa isa, int threads
     printf("{\"bench\":\"%s\",\"shape\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"value\":%.4g,"
            "\"unit\":\"%s\"",
            bench, shape, cake_isa_name(isa), threads, value, unit);
-    if (limit > 0) printf(",\"limit\":%.4g,\"ratio\":%.3f,\"bar\":%.2f", limit, value / limit, bar);
+    if (limit > 0) printf(",\"limit\":%.4g,\"ratio\":%.3f", limit, value / limit);
+    if (bar > 0) printf(",\"bar\":%.2f", bar);
     printf("}\n");
     fflush(stdout);
 }
 
-static void bench_attn(cake_isa isa, int threads, char *kv, size_t kv_bytes) {
+/* An arena full of numbers in +-[1, 2), as f16 or as integers with scales of that size. */
+static void fill_kv(const cake_attn_spec *s, char *kv, size_t kv_bytes) {
+    size_t block = cake_kv_block_bytes(s), kd = (size_t)s->n_kv_heads * s->head_dim;
+    float *x = malloc(2 * kd * sizeof *x);
+    for (uint32_t slot = 0; slot < CAKE_KV_BLOCK; slot++) {
+        for (size_t i = 0; i < 2 * kd; i++)
+            x[i] = rnd() < 0 ? rnd() * 0.5f - 1.5f : rnd() * 0.5f + 1.5f;
+        cake_kv_store(s, kv, slot, x, x + kd);
+    }
+    for (size_t at = block; at + block <= kv_bytes; at += block) memcpy(kv + at, kv, block);
+    free(x);
+}
+
+static void bench_attn(cake_isa isa, cake_kv_type form, int threads, char *kv, size_t kv_bytes) {
     static const cake_attn_spec specs[] = {
         {.n_heads = 14, .n_kv_heads = 2, .head_dim = 64, .scale = 0.125f},
         {.n_heads = 16, .n_kv_heads = 8, .head_dim = 128, .scale = 0.088388f},
@@ -239,6 +253,8 @@ static void bench_attn(cake_isa isa, int threads, char *kv, size_t kv_bytes) {
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         attn_job j = {
             .kern = cake_attn_for(isa), .s = specs[i], .n_blocks = CONTEXT / CAKE_KV_BLOCK};
+        j.s.kv = form;
+        fill_kv(&j.s, kv, kv_bytes);
         size_t block = cake_kv_block_bytes(&j.s), ld = (size_t)j.s.n_heads * j.s.head_dim;
         j.n_layers = (uint32_t)(kv_bytes / (block * j.n_blocks));
         j.blocks = malloc(j.n_layers * j.n_blocks * sizeof *j.blocks);
@@ -249,16 +265,17 @@ static void bench_attn(cake_isa isa, int threads, char *kv, size_t kv_bytes) {
         for (int t = 0; t < threads; t++)
             j.scratch[t] = malloc(cake_attn_scratch_bytes(&j.s, CHUNK));
         char shape[64];
-        snprintf(shape, sizeof shape, "%u/%u heads x %u, 8k", j.s.n_heads, j.s.n_kv_heads,
-                 j.s.head_dim);
+        snprintf(shape, sizeof shape, "%u/%u heads x %u, 8k, %s", j.s.n_heads, j.s.n_kv_heads,
+                 j.s.head_dim, form == CAKE_KV_Q8 ? "q8" : "f16");
 
         j.pos0 = CONTEXT - 1, j.n_rows = 1;
         double bytes = (double)j.n_layers * j.n_blocks * (double)block;
         read_job r = {.p = kv, .bytes = kv_bytes}; /* beside each shape: neighbours come and go */
         double gbs = (double)kv_bytes / best_time(read_work, &r, threads) * 1e-9;
-        double by_fma = gflops / (j.s.n_heads / j.s.n_kv_heads);
+        double elements = (double)j.n_layers * CONTEXT * j.s.n_kv_heads * j.s.head_dim * 2;
+        double by_fma = gflops / 2 / (j.s.n_heads / j.s.n_kv_heads) * bytes / elements;
         line("attn_decode", shape, isa, threads, bytes / best_time(attn_work, &j, threads) * 1e-9,
-             "GB/s", by_fma < gbs ? by_fma : gbs, 0.85);
+             "GB/s", by_fma < gbs ? by_fma : gbs, form == CAKE_KV_F16 ? 0.85 : 0);
         j.pos0 = CONTEXT - CHUNK, j.n_rows = CHUNK;
         j.n_layers = 1;
         double keys = (double)CHUNK * (CONTEXT - CHUNK) + CHUNK * (CHUNK + 1) / 2.0;
@@ -338,18 +355,14 @@ int main(int argc, char **argv) {
     if (max_threads > MAX_THREADS) max_threads = MAX_THREADS;
     size_t kv_bytes = (size_t)128 << 20;
     char *kv = huge_alloc(kv_bytes);
-    for (size_t i = 0; i < kv_bytes / 2; i += 4096) { /* f16 in +-[1, 2) */
-        uint16_t *h = (uint16_t *)(void *)kv + i;
-        for (size_t k = 0; k < 4096; k++)
-            h[k] = (uint16_t)(0x3c00 | ((i + k) * 40503u >> 4 & 0x83ff));
-    }
     for (int isa = 1; isa < CAKE_ISA_COUNT; isa++) {
         int wanted = argc == 1;
         for (int a = 1; a < argc; a++) wanted |= strcmp(argv[a], cake_isa_name((cake_isa)isa)) == 0;
         if (!wanted || !cake_cpu_has((cake_isa)isa)) continue;
         bench_vec((cake_isa)isa);
         for (int threads = 1;; threads = max_threads) {
-            bench_attn((cake_isa)isa, threads, kv, kv_bytes);
+            bench_attn((cake_isa)isa, CAKE_KV_F16, threads, kv, kv_bytes);
+            bench_attn((cake_isa)isa, CAKE_KV_Q8, threads, kv, kv_bytes);
             if (threads == max_threads) break;
         }
     }

@@ -92,7 +92,12 @@ static void drop(cake_kv *kv, uint32_t b) {
 }
 
 static uint8_t *block_at(const cake_kv *kv, uint32_t b, uint32_t layer) {
-    return kv->arena + ((size_t)b * kv->o.n_layers + layer) * kv->o.block_bytes;
+    return kv->arena + ((size_t)layer * kv->o.n_blocks + b) * kv->o.block_bytes;
+}
+
+static void copy_block(const cake_kv *kv, uint32_t to, uint32_t from) {
+    for (uint32_t layer = 0; layer < kv->o.n_layers; layer++)
+        memcpy(block_at(kv, to, layer), block_at(kv, from, layer), kv->o.block_bytes);
 }
 
 static cake_status check_seq(const cake_kv *kv, uint32_t seq, cake_error *err) {
@@ -139,9 +144,7 @@ cake_status cake_kv_fork(cake_kv *kv, uint32_t dst, uint32_t src, uint32_t len, 
     for (uint32_t i = 0; i < whole; i++) kv->refs[to[i] = from[i]]++;
     if (partial) {
         to[whole] = take(kv);
-        if (kv->arena)
-            memcpy(block_at(kv, to[whole], 0), block_at(kv, from[whole], 0),
-                   kv->o.n_layers * kv->o.block_bytes);
+        copy_block(kv, to[whole], from[whole]);
     }
     kv->len[dst] = len;
     return CAKE_OK;
@@ -177,9 +180,7 @@ cake_status cake_kv_extend(cake_kv *kv, uint32_t seq, uint32_t pos, uint32_t n, 
     if (must_copy(kv, seq, pos, n)) {
         uint32_t old = t[have - 1];
         t[have - 1] = take(kv);
-        if (kv->arena)
-            memcpy(block_at(kv, t[have - 1], 0), block_at(kv, old, 0),
-                   kv->o.n_layers * kv->o.block_bytes);
+        copy_block(kv, t[have - 1], old);
         drop(kv, old);
     }
     for (uint32_t i = have; i < want; i++) t[i] = take(kv);

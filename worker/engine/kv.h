@@ -4,8 +4,10 @@
  * order (they travel inside the batches), and allocation is deterministic, so block ids and tables
  * are equal on all stages without anybody exchanging them.
  *
- * The arena is one region on 2 MiB pages, [block][layer][bytes of kernels/attn.h], taken at
- * creation; nothing is allocated later. Not thread-safe: owned by the stage's compute thread. */
+ * The arena is one region on 2 MiB pages, [layer][block][bytes of kernels/attn.h], taken at
+ * creation; nothing is allocated later. A layer's blocks lie together, and fresh ones are handed
+ * out in ascending order, so that attention mostly reads one long run of memory. Not thread-safe:
+ * owned by the stage's compute thread. */
 #ifndef CAKE_WORKER_ENGINE_KV_H
 #define CAKE_WORKER_ENGINE_KV_H
 
