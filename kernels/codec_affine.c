@@ -1,5 +1,6 @@
 /* MLX affine quantization: codes, scales and biases (formats.md 2.2 to 2.4). */
 #include "kernels/codec_impl.h"
+#include "kernels/cpu.h"
 
 bool cake_affine_valid(uint32_t bits, uint32_t group) {
     return bits >= 2 && bits <= 8 && bits != 7 && (group == 32 || group == 64 || group == 128);
@@ -34,38 +35,18 @@ void cake_affine_decode(uint32_t bits, uint32_t group, cake_ftype type, const vo
     }
 }
 
-/* Half to even, for any v: from 2^23 on every float is an integer. */
-static float round_any(float v) {
-    if (!(cake_absf(v) < 0x1p23f)) return v;
-    return v < 0 ? (v - 0x1p23f) + 0x1p23f : (v + 0x1p23f) - 0x1p23f;
-}
-
 void cake_affine_encode(uint32_t bits, uint32_t group, cake_ftype type, const float *x, void *codes,
                         void *scales, void *biases, size_t k) {
-    const int n = (1 << bits) - 1;
+    void (*encode)(uint32_t, uint32_t, const float *, uint8_t *, float *, float *) =
+        cake_affine_group_base;
+#if defined(__x86_64__)
+    if (cake_cpu_isa() == CAKE_ISA_AVX2 || cake_cpu_isa() == CAKE_ISA_AVX512)
+        encode = cake_affine_group_avx2;
+#endif
     uint8_t *out = codes;
-    for (size_t g = 0; g < k / group; g++, x += group) {
-        float lo = x[0], hi = x[0];
-        for (uint32_t i = 1; i < group; i++) {
-            if (x[i] < lo) lo = x[i];
-            if (x[i] > hi) hi = x[i];
-        }
-        /* The end of larger magnitude is met exactly, and zero if the group spans it. */
-        bool negative = cake_absf(lo) > cake_absf(hi);
-        float edge = negative ? lo : hi, bias = 0, scale = (hi - lo) / (float)n;
-        if (!(scale > 1e-7f)) scale = 1e-7f;
-        if (!negative) scale = -scale;
-        float q0 = round_any(edge / scale);
-        if (q0 != 0) {
-            scale = edge / q0;
-            bias = edge;
-        }
-        uint32_t held = 0, held_bits = 0; /* codes not yet written */
-        for (uint32_t i = 0; i < group; i++) {
-            held |= (uint32_t)cake_round_clamp((x[i] - bias) / scale, 0, n) << held_bits;
-            for (held_bits += bits; held_bits >= 8; held_bits -= 8, held >>= 8)
-                *out++ = (uint8_t)held;
-        }
+    for (size_t g = 0; g < k / group; g++, x += group, out += group / 8 * bits) {
+        float scale, bias;
+        encode(bits, group, x, out, &scale, &bias);
         store(scales, g, type, scale);
         store(biases, g, type, bias);
     }

@@ -127,6 +127,13 @@ void cake_fit_min(uint32_t n_sub, uint32_t len, const cake_fit_rule *rule, bool 
 CAKE_DECLARE_FITS(base);
 CAKE_DECLARE_FITS(avx2);
 
+/* One group of the affine encoder (codec_affine_body.h): group / 8 * bits bytes of codes. */
+#define CAKE_DECLARE_AFFINE(isa)                                                                   \
+    void cake_affine_group_##isa(uint32_t bits, uint32_t group, const float *x, uint8_t *codes,    \
+                                 float *scale, float *bias)
+CAKE_DECLARE_AFFINE(base);
+CAKE_DECLARE_AFFINE(avx2);
+
 /* Scale of n <= 16 values that are not negative, codes 0 .. nmax. */
 float cake_fit_positive(uint32_t n, int nmax, const float *x, const float *w, float eps,
                         uint8_t *codes);

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_WEIGHTS = 128 << 10, ALIGN = 64 };
+enum { CHUNK_WEIGHTS = 512 << 10, ALIGN = 64 };
 
 /* One weight of the result. Its tensors are `tensor` and those after it: AFFINE .scales and
  * .biases, FP .scales, BLOCK the one byte .scales that mlx-kquant asks for. */
@@ -311,14 +311,14 @@ static room room_of(const item *it) {
 }
 
 static bool all_finite(const float *x, size_t n) {
-    uint32_t most = 0;
+    int32_t most = 0;
     for (size_t i = 0; i < n; i++) {
-        uint32_t u;
+        int32_t u;
         memcpy(&u, &x[i], 4);
-        u &= 0x7fffffffu;
+        u &= 0x7fffffff;
         most = u > most ? u : most;
     }
-    return most < 0x7f800000u;
+    return most < 0x7f800000;
 }
 
 static void encode(const item *it, const float *x, size_t n_rows, uint32_t mat, uint8_t *codes,
@@ -470,6 +470,15 @@ static cake_status read_source(job *j, cake_error *err) {
     return st == CAKE_OK ? plan(j, err) : st;
 }
 
+/* What was written is a model that this program runs, or it is not handed out. */
+static cake_status check_result(const char *dir, cake_error *err) {
+    cake_model m;
+    cake_status st = cake_model_open(&m, dir, err);
+    if (st != CAKE_OK) return cake_fail_in(err, st, "the result cannot be opened");
+    cake_model_close(&m);
+    return CAKE_OK;
+}
+
 static cake_status write_all(job *j, const char *dir, cake_error *err) {
     const uint64_t limit = j->q->shard_limit ? j->q->shard_limit : CAKE_SHARD_LIMIT;
     cake_shard_tensor *tensors = j->tensors;
@@ -495,7 +504,8 @@ static cake_status write_all(job *j, const char *dir, cake_error *err) {
                            "the tokenizer inside a GGUF file is not carried over; "
                            "put the model's tokenizer.json into '%s'",
                            j->q->out);
-    return st == CAKE_OK ? cake_output_folder_copy_side_files(dir, j->model.path, err) : st;
+    if (st == CAKE_OK) st = cake_output_folder_copy_side_files(dir, j->model.path, err);
+    return st == CAKE_OK ? check_result(dir, err) : st;
 }
 
 cake_status cake_quantize(const cake_quantize_request *q, cake_quantize_result *r,
