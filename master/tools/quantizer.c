@@ -39,6 +39,7 @@ typedef struct {
     cake_imatrix imatrix;
     uint32_t n_items;
     item *items;
+    uint32_t n_matched; /* entries of the importance matrix, to a module of blocks */
     uint32_t n_tensors;
     cake_shard_tensor *tensors; /* until the shards take them */
     cake_shards *shards;
@@ -140,6 +141,8 @@ static cake_status find_importance(job *j, item *it, cake_error *err) {
                          "the importance of '%.200s' in '%.200s' is %u x %u, the module has %u x "
                          "%llu inputs; it was made for another model",
                          e->name, j->q->imatrix, e->n_mat, e->k, n_mat, (unsigned long long)w->k);
+    j->n_matched++;
+    if (cake_codec_get(it->format.codec)->weights < 256) return CAKE_OK; /* as in mlx-kquant */
     it->importance = e;
     j->r->n_important++;
     return CAKE_OK;
@@ -217,7 +220,11 @@ static cake_status plan(job *j, cake_error *err) {
                          unused);
     if (st == CAKE_OK && !n_quantized)
         return cake_fail(err, CAKE_EINVAL, "no module of this model would be quantized");
-    if (st == CAKE_OK && j->q->imatrix && !j->r->n_important)
+    if (st == CAKE_OK && j->q->progress && j->n_matched > j->r->n_important)
+        cake_progress_line(j->q->progress,
+                           "importance is used by q2_k to q6_k only, here by %u of %u modules",
+                           j->r->n_important, j->n_matched);
+    if (st == CAKE_OK && j->q->imatrix && !j->n_matched)
         return cake_fail(err, CAKE_EINVAL,
                          "'%.300s' has importance for none of this model's modules; is it of "
                          "another model? Its first entry is '%.100s'",

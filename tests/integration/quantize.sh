@@ -122,6 +122,8 @@ check "for nine modules" says "d['with_importance'] == 9 and d['codec_histogram'
 check "by names of GGUF" cake quantize --model "$IT/dense" --out "$IT/i2" --type q4_k --imatrix "$IT/gguf.dat"
 same "the same" "$(hash_of "$IT/i1")" "$(hash_of "$IT/i2")"
 if [[ $(hash_of "$IT/i0") != $(hash_of "$IT/i1") ]]; then ok "it matters"; else not_ok "importance changes nothing"; fi
+check "with a codec that has no use for it" cake quantize --model "$IT/dense" --out "$IT/i3" --type q5_0 --imatrix "$IT/own.dat" --json
+check "which is told" says "d['with_importance'] == 0"
 refused "of another model" 1 "none of this model" quantize --model "$IT/dense" --out "$IT/x" --type q4_k --imatrix "$IT/other.dat"
 refused "of another size" 1 "another model" quantize --model "$IT/dense" --out "$IT/x" --type q4_k --imatrix "$IT/size.dat"
 refused "for MLX" 2 "--preset or --type" quantize --model "$IT/dense" --out "$IT/x" --mlx-bits 4 --imatrix "$IT/own.dat"
