@@ -53,6 +53,9 @@ def add_config(w, c, arch, tensors):
         w.add_key_length(head)
         w.add_value_length(head)
     w.add_vocab_size(c["vocab_size"])
+    if "num_local_experts" in c:
+        w.add_expert_count(c["num_local_experts"])
+        w.add_expert_used_count(c["num_experts_per_tok"])
     if arch.endswith("moe"):
         w.add_expert_count(c["num_experts"])
         w.add_expert_used_count(c["num_experts_per_tok"])
@@ -211,7 +214,8 @@ def main():
         elif dtype == "BF16" and args.type in ("bf16", "f32") and len(shape) > 1 and args.blocks:
             stored[name] = source.floats(name), F["f32"]
         else:
-            stored[name] = store(source.floats(name), F.get(args.type) or kind_of(args.type))
+            router = path.endswith(("mlp.gate", "moe.gate", "shared_expert_gate"))  # which llama.cpp never quantizes
+            stored[name] = store(source.floats(name), F["f32"] if router else F.get(args.type) or kind_of(args.type))
 
     # stacks of experts
     for i in range(config["num_hidden_layers"]):
@@ -220,6 +224,11 @@ def main():
             if one % 0 in stored:
                 parts = [stored.pop(one % e) for e in range(config["num_experts"])]
                 stored[f"model.layers.{i}.mlp.switch_mlp.{p}.weight"] = np.stack([x for x, _ in parts]), parts[0][1]
+        for p, ours in (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")):  # Mixtral
+            one = f"model.layers.{i}.block_sparse_moe.experts.%d.{p}.weight"
+            if one % 0 in stored:
+                parts = [stored.pop(one % e) for e in range(config["num_local_experts"])]
+                stored[f"model.layers.{i}.block_sparse_moe.switch_mlp.{ours}.weight"] = np.stack([x for x, _ in parts]), parts[0][1]
     if args.kquant:
         write_kquant(args.kquant, args.folder, config, stored)
 
@@ -232,15 +241,15 @@ def main():
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH_NAMES and next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch),
                                      config["num_hidden_layers"])
     for name, (x, kind) in {**stored, **extra}.items():
-        g = name if name in extra else names.get_name(name.replace("switch_mlp", "experts"), try_suffixes=(".weight", ".bias"))
+        known = name.replace("switch_mlp", "experts").replace("block_sparse_moe.experts", "mlp.experts")
+        g = name if name in extra else names.get_name(known, try_suffixes=(".weight", ".bias"))
         assert g, name
         if arch == "llama" and ".q_proj." in name:
             x = permute(x, config["num_attention_heads"])
         if arch == "llama" and ".k_proj." in name:
             x = permute(x, config.get("num_key_value_heads") or config["num_attention_heads"])
         if g.endswith("ffn_gate_inp_shexp.weight"):
-            x = x.reshape(-1).astype(np.float32)
-            kind = F["f32"]
+            x = x.reshape(-1)
         w.add_tensor(g, np.ascontiguousarray(x), raw_dtype=kind)
     w.write_header_to_file()
     w.write_kv_data_to_file()

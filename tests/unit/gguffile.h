@@ -7,11 +7,14 @@
 
 typedef struct {
     uint8_t *p;
-    size_t n;
+    size_t n, room;
 } bytes;
 
 static UNUSED void put_bytes(bytes *b, const void *p, size_t n) {
-    b->p = realloc(b->p, b->n + n + 1);
+    if (b->n + n >= b->room) {
+        b->room = 2 * b->room + n + 64;
+        b->p = realloc(b->p, b->room);
+    }
     if (n) memcpy(b->p + b->n, p, n);
     b->n += n;
 }
