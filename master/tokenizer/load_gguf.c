@@ -4,6 +4,7 @@
  * alphabet, merges, and in "pre" the name of what cuts a text into words and normalizes it, which
  * stands for the components that the model's tokenizer.json lists one by one. Only names whose
  * components are known here are taken. */
+#include "common/file.h"
 #include "master/tokenizer/internal.h"
 
 #include <stdlib.h>
@@ -80,11 +81,12 @@ static json_object *object(const char *type) {
     return o;
 }
 
-/* The components of tokenizer.json behind the name. */
-static cake_status components(cake_tokenizer *t, const struct pre *p, cake_error *err) {
+/* The components of tokenizer.json behind the name; the caller owns them. */
+static json_object *pre_tokenizer(const struct pre *p) {
     json_object *pre = object("Sequence"), *list = json_object_new_array(),
-                *bytes = object("ByteLevel"), *nfc = object("NFC");
+                *bytes = object("ByteLevel");
     json_object_object_add(bytes, "add_prefix_space", json_object_new_boolean(false));
+    json_object_object_add(bytes, "trim_offsets", json_object_new_boolean(false));
     json_object_object_add(bytes, "use_regex", json_object_new_boolean(!p->pattern));
     json_object_object_add(pre, "pretokenizers", list);
     if (p->digits) {
@@ -100,13 +102,26 @@ static cake_status components(cake_tokenizer *t, const struct pre *p, cake_error
         json_object_object_add(split, "invert", json_object_new_boolean(false));
         json_object_array_add(list, split);
     }
-    json_object_array_add(list, json_object_get(bytes));
+    json_object_array_add(list, bytes);
+    return pre;
+}
+
+static json_object *byte_decoder(void) {
+    json_object *o = object("ByteLevel");
+    json_object_object_add(o, "add_prefix_space", json_object_new_boolean(false));
+    json_object_object_add(o, "trim_offsets", json_object_new_boolean(false));
+    json_object_object_add(o, "use_regex", json_object_new_boolean(false));
+    return o;
+}
+
+static cake_status components(cake_tokenizer *t, const struct pre *p, cake_error *err) {
+    json_object *pre = pre_tokenizer(p), *nfc = object("NFC"), *decoder = byte_decoder();
     cake_status st = tok_parse_pre(t, pre, err);
     if (st == CAKE_OK && p->nfc) st = tok_parse_normalizer(t, nfc, err);
-    if (st == CAKE_OK) st = tok_parse_decoder(t, bytes, err);
+    if (st == CAKE_OK) st = tok_parse_decoder(t, decoder, err);
     json_object_put(pre);
-    json_object_put(bytes);
     json_object_put(nfc);
+    json_object_put(decoder);
     return st;
 }
 
@@ -221,5 +236,152 @@ cake_status tok_load_gguf(cake_tokenizer *t, const cake_gguf *g, cake_error *err
     /* Errors about the metadata name the file already, those of the parts that are built do not. */
     if (st != CAKE_OK && err && strncmp(err->msg, g->what, strlen(g->what)) != 0)
         cake_fail_in(err, st, "%s", g->what);
+    return st;
+}
+
+/* ---- the same as files ---- */
+
+static json_object *added_tokens(const cake_tokenizer *t) {
+    json_object *list = json_object_new_array();
+    for (size_t i = 0; i < t->n_added; i++) {
+        const tok_added *a = &t->added[i];
+        const tok_token *k = &t->vocab.v[a->id];
+        json_object *o = json_object_new_object();
+        json_object_object_add(o, "id", json_object_new_int64(a->id));
+        json_object_object_add(o, "content",
+                               json_object_new_string_len(t->vocab.text.p + k->off, (int)k->len));
+        json_object_object_add(o, "single_word", json_object_new_boolean(a->single_word));
+        json_object_object_add(o, "lstrip", json_object_new_boolean(a->lstrip));
+        json_object_object_add(o, "rstrip", json_object_new_boolean(a->rstrip));
+        json_object_object_add(o, "normalized", json_object_new_boolean(a->normalized));
+        json_object_object_add(o, "special", json_object_new_boolean(k->kind & TOK_SPECIAL));
+        json_object_array_add(list, o);
+    }
+    return list;
+}
+
+static json_object *content_of(const cake_tokenizer *t, int64_t id) {
+    const tok_token *k = id >= 0 && id < t->vocab.n ? &t->vocab.v[id] : NULL;
+    return k && k->kind ? json_object_new_string_len(t->vocab.text.p + k->off, (int)k->len) : NULL;
+}
+
+static int by_rank(const void *a, const void *b) {
+    const tok_pair *x = a, *y = b;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    return x->key < y->key ? -1 : x->key > y->key;
+}
+
+/* The pairs that were loaded, first to merge first. */
+static json_object *merges(const cake_tokenizer *t) {
+    json_object *list = json_object_new_array();
+    tok_pair *p = cake_calloc(t->bpe.n_pairs, sizeof *p);
+    size_t n = 0;
+    for (uint64_t i = 0; t->bpe.pairs && i <= t->bpe.mask; i++)
+        if (t->bpe.pairs[i].id != TOK_NONE && n < t->bpe.n_pairs) p[n++] = t->bpe.pairs[i];
+    if (n) qsort(p, n, sizeof *p, by_rank);
+    for (size_t i = 0; i < n; i++) {
+        json_object *pair = json_object_new_array();
+        json_object_array_add(pair, content_of(t, (int64_t)(p[i].key >> 32)));
+        json_object_array_add(pair, content_of(t, (int64_t)(p[i].key & UINT32_MAX)));
+        json_object_array_add(list, pair);
+    }
+    free(p);
+    return list;
+}
+
+static json_object *bpe_model(const cake_tokenizer *t) {
+    json_object *m = object("BPE"), *vocab = json_object_new_object();
+    for (uint32_t i = 0; i < t->vocab.n; i++) {
+        const tok_token *k = &t->vocab.v[i];
+        char *text;
+        if (!(k->kind & TOK_MODEL) && i != t->bpe.unk) continue;
+        text = cake_strndup(t->vocab.text.p + k->off, k->len);
+        json_object_object_add(vocab, text, json_object_new_int64(i));
+        free(text);
+    }
+    json_object_object_add(m, "unk_token",
+                           t->bpe.unk == TOK_NONE ? NULL : content_of(t, t->bpe.unk));
+    json_object_object_add(m, "fuse_unk", json_object_new_boolean(t->bpe.fuse_unk));
+    json_object_object_add(m, "byte_fallback", json_object_new_boolean(t->bpe.byte_fallback));
+    json_object_object_add(m, "ignore_merges", json_object_new_boolean(t->bpe.ignore_merges));
+    json_object_object_add(m, "vocab", vocab);
+    json_object_object_add(m, "merges", merges(t));
+    return m;
+}
+
+/* Normalizer and decoder of pieces, as tok_build_spm sets them up. */
+static void spm_components(json_object *root, bool prefix) {
+    static const char normalizer[] =
+        "{\"type\":\"Sequence\",\"normalizers\":[%s{\"type\":\"Replace\",\"pattern\":{"
+        "\"String\":\" \"},\"content\":\"\xE2\x96\x81\"}]}";
+    static const char decoder[] =
+        "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":"
+        "\"\xE2\x96\x81\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}%s]}";
+    char *n = cake_asprintf(normalizer,
+                            prefix ? "{\"type\":\"Prepend\",\"prepend\":\"\xE2\x96\x81\"}," : "");
+    char *d = cake_asprintf(
+        decoder, prefix ? ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}" : "");
+    json_object_object_add(root, "normalizer", json_tokener_parse(n));
+    json_object_object_add(root, "decoder", json_tokener_parse(d));
+    free(n);
+    free(d);
+}
+
+static cake_status write_json(const char *dir, const char *name, json_object *o, cake_error *err) {
+    char *path = cake_path_join(dir, name);
+    const char *text =
+        json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
+    cake_status st = cake_file_write(path, text, strlen(text), 0644, err);
+    free(path);
+    return st;
+}
+
+cake_status cake_tokenizer_write_gguf(const char *gguf, const char *dir, cake_error *err) {
+    cake_gguf g;
+    cake_gguf_text model = {0}, template;
+    const struct pre *p = NULL;
+    bool prefix = true, collapse = false;
+    cake_tokenizer *t = tok_new();
+    json_object *root = json_object_new_object(), *config = json_object_new_object();
+    cake_status st = cake_gguf_open(&g, gguf, err);
+    if (st != CAKE_OK) goto out;
+    st = tok_load_gguf(t, &g, err);
+    if (st == CAKE_OK) st = cake_gguf_string(&g, "tokenizer.ggml.model", true, 100, &model, err);
+    bool spm = is(model, "llama");
+    if (st == CAKE_OK && !spm) st = choose_pre(&g, &p, err);
+    if (st == CAKE_OK) st = cake_gguf_bool(&g, "tokenizer.ggml.add_space_prefix", &prefix, err);
+    if (st == CAKE_OK)
+        st = cake_gguf_bool(&g, "tokenizer.ggml.remove_extra_whitespaces", &collapse, err);
+    if (st == CAKE_OK && spm && collapse)
+        st = cake_fail(err, CAKE_EUNSUPPORTED,
+                       "%s: no tokenizer.json says what remove_extra_whitespaces does", gguf);
+    if (st == CAKE_OK)
+        st = cake_gguf_string(&g, "tokenizer.chat_template", false, 4 << 20, &template, err);
+    if (st == CAKE_OK) {
+        json_object_object_add(root, "version", json_object_new_string("1.0"));
+        json_object_object_add(root, "added_tokens", added_tokens(t));
+        if (spm) {
+            spm_components(root, prefix);
+        } else {
+            json_object_object_add(root, "normalizer", p->nfc ? object("NFC") : NULL);
+            json_object_object_add(root, "pre_tokenizer", pre_tokenizer(p));
+            json_object_object_add(root, "decoder", byte_decoder());
+        }
+        json_object_object_add(root, "model", bpe_model(t));
+        json_object_object_add(config, "bos_token", content_of(t, t->bos));
+        json_object_object_add(config, "eos_token", content_of(t, t->eos));
+        json_object_object_add(config, "add_bos_token", json_object_new_boolean(t->n_before > 0));
+        json_object_object_add(config, "add_eos_token", json_object_new_boolean(t->n_after > 0));
+        if (template.s)
+            json_object_object_add(config, "chat_template",
+                                   json_object_new_string_len(template.s, (int)template.n));
+        st = write_json(dir, "tokenizer.json", root, err);
+        if (st == CAKE_OK) st = write_json(dir, "tokenizer_config.json", config, err);
+    }
+    cake_gguf_deinit(&g);
+out:
+    json_object_put(root);
+    json_object_put(config);
+    cake_tokenizer_free(t);
     return st;
 }

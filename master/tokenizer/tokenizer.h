@@ -38,6 +38,10 @@ cake_status cake_tokenizer_parse(cake_tokenizer **out, const char *json, size_t 
                                  const char *config, size_t config_len, cake_error *err);
 void cake_tokenizer_free(cake_tokenizer *t);
 
+/* Write into the folder dir the tokenizer.json and tokenizer_config.json that say what the metadata
+ * of a GGUF file says, for a checkpoint made from it. Errors as for opening, and CAKE_EIO. */
+cake_status cake_tokenizer_write_gguf(const char *gguf, const char *dir, cake_error *err);
+
 enum {
     CAKE_TOK_ADD_SPECIAL = 1u << 0, /* add what the post-processor adds (bos, eos) */
     /* Recognise special tokens written in the text ("<|im_end|>"). Without it they are plain text:

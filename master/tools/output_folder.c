@@ -3,6 +3,8 @@
 #include "common/cli/human.h"
 #include "common/file.h"
 #include "common/mem.h"
+#include "common/model/gguf.h"
+#include "master/tokenizer/tokenizer.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -104,8 +106,13 @@ static bool is_side_file(const char *name) {
 }
 
 cake_status cake_output_folder_copy_side_files(const char *dir, const char *from, cake_error *err) {
+    char *gguf = NULL, *tokenizer = cake_path_join(from, "tokenizer.json");
+    cake_status st = cake_gguf_find_file(from, &gguf, err);
+    if (st == CAKE_OK && gguf && !cake_file_exists(tokenizer))
+        st = cake_tokenizer_write_gguf(gguf, dir, err);
+    free(tokenizer);
+    free(gguf);
     DIR *d = opendir(from);
-    cake_status st = CAKE_OK;
     for (struct dirent *e; st == CAKE_OK && d && (e = readdir(d));) {
         if (!is_side_file(e->d_name)) continue;
         char *src = cake_path_join(from, e->d_name), *dst = cake_path_join(dir, e->d_name), *data;

@@ -21,7 +21,7 @@ cake_status cake_output_folder_close(cake_output_folder *f, cake_status so_far, 
 /* CAKE_ENOSPACE when the disk of dir has no room for n_bytes more. */
 cake_status cake_output_folder_room(const char *dir, uint64_t n_bytes, cake_error *err);
 /* Copy tokenizer, chat template, generation config and the like from a model's folder, those that
- * are there. A `from` that is no folder has none. */
+ * are there; the tokenizer of a GGUF file is written from its metadata. */
 cake_status cake_output_folder_copy_side_files(const char *dir, const char *from, cake_error *err);
 
 #endif

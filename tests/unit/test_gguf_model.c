@@ -576,9 +576,18 @@ static void same_tokenizer(const char *a_path, const char *b_path) {
     cake_tokenizer_free(b);
 }
 
+/* Written as files it is the same tokenizer again. */
+static void same_written(const char *path) {
+    char *dir = tmp_dir();
+    OK(cake_tokenizer_write_gguf(path, dir, &err));
+    same_tokenizer(path, dir);
+    tmp_remove(dir);
+}
+
 static void test_fixture_tokenizer(void **state) {
     (void)state;
     same_tokenizer(SOURCE, FIXTURE);
+    same_written(FIXTURE);
     cake_chat_template *t;
     assert_fails(cake_chat_template_open(&t, FIXTURE, &err), CAKE_ENOTFOUND, &err,
                  "no chat template");
@@ -665,6 +674,7 @@ static void test_tokenizers(void **state) {
         char *dir = tmp_dir(), *path = cake_path_join(dir, "t.gguf");
         write_tokenizer(folder, c[i].pre, c[i].bos, path);
         same_tokenizer(folder, path);
+        same_written(path);
         cake_chat_template *t;
         OK(cake_chat_template_open(&t, path, &err));
         json_object *messages = json_tokener_parse("[{\"role\":\"user\",\"content\":\"hi\"}]");
