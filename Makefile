@@ -73,17 +73,18 @@ $(B)/gen/page/page.css.inc: $(PAGE)page.css
 $(B)/gen/page/page.html.inc: $(PAGE)page.html
 $(B)/gen/page/%.inc:
 	@mkdir -p $(@D); cat $^ | od -An -v -tu1 | sed 's/[0-9][0-9]*/&,/g' >$@.tmp && mv $@.tmp $@
-$(B)/$(PAGE)page.o: $(addprefix $(B)/gen/page/page.,js.inc css.inc html.inc)
+PAGE_INC := $(addprefix $(B)/gen/page/page.,js.inc css.inc html.inc)
+$(B)/$(PAGE)page.o lint clang-check: $(PAGE_INC)
 # Rebuild when compiler or flags change.
 $(B)/.flags: FORCE
 	@mkdir -p $(@D); echo '$(CC) $(CPPFLAGS) $(CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS)' > $@
 FORCE:
 
 # Left out under a sanitizer: emulated NEON, the same bits on each ISA, the test hosts themselves (no code of ours that the
-# others do not run), and perplexity (single-threaded arithmetic that test_reference covers; over 10 minutes under tsan).
+# others do not run), the browser (serve, chat and cluster_api ask the same of the server), and perplexity (single-threaded arithmetic that test_reference covers; over 10 minutes under tsan).
 # ThreadSanitizer also passes over what starts no thread.
 ALONE := answer|attn|checkpoint|cli|codec|config|control|experts|gguf|grammar|imatrix|layout|matmul|pace|pack|planner|prefix|rope|safetensors|sampler|template|topology|units|vec|wire
-SKIP_asan := /(neon|neon_vec|isa|arm64|hosts)[.]sh|/test_perplexity
+SKIP_asan := /(neon|neon_vec|isa|arm64|hosts|page)[.]sh|/test_perplexity
 SKIP_tsan := $(SKIP_asan)|/test_($(ALONE))$$|/fuzz_replay[.]sh
 test: check-deps all $(UNIT) $(TOOLS) $(REPLAY)         ## every test that needs no GPU and no outside network
 	@B=$(B) BIN=$(BIN) TEST_SKIP="$${TEST_SKIP-$(SKIP_$(VARIANT))}" tests/run.sh $(UNIT) $(filter-out %/lib.sh,$(wildcard tests/integration/*.sh))

@@ -338,7 +338,9 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
                          "'model = DIR' in the config file)",
                          cake_master_program.verbs[cli->verb].name);
     if (cli->verb == CAKE_VERB_RUN && !o->prompt)
-        return cake_fail(err, CAKE_EUSAGE, "'run' needs a prompt: --prompt TEXT");
+        return cake_fail(
+            err, CAKE_EUSAGE,
+            "'run' needs a prompt: --prompt TEXT ('cake-master chat' is a conversation)");
     if (cli->verb == CAKE_VERB_QUANTIZE && !o->list_presets && !o->out)
         return cake_fail(err, CAKE_EUSAGE, "'quantize' needs a folder to make: --out DIR");
     if ((cli->verb == CAKE_VERB_INSPECT || cli->verb == CAKE_VERB_VERIFY) && !o->paths[0])

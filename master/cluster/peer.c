@@ -104,9 +104,13 @@ static void send_ping(cake_master_peer *p) {
 }
 
 static void on_pong(cake_master_peer *p, const cake_msg *m) {
-    if (m->h.id != p->ping_number || p->state != CAKE_PEER_MEASURING) return;
+    if (m->h.id != p->ping_number) return;
     double s = (double)(m->received_ns - m->h.arg) * 1e-9;
     if (s <= 0) s = 1e-9;
+    if (p->state != CAKE_PEER_MEASURING) {
+        p->rtt_now_s = s;
+        return;
+    }
     if (p->n_pongs < CAKE_PEER_PINGS) {
         if (p->n_pongs == 0 || s < p->rtt_s) p->rtt_s = s;
         p->n_pongs++;

@@ -37,6 +37,7 @@ typedef struct cake_master_peer {
     char reason[CAKE_ERROR_MAX]; /* why REFUSED, FAILED or LOST */
     cake_hello hello;
     double rtt_s, bandwidth; /* measured; bytes/s */
+    double rtt_now_s;        /* of the last heartbeat; 0: none yet */
     unsigned n_pongs;
     uint64_t ping_number;
     int64_t last_ping_ms, last_heard_ms;

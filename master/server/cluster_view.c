@@ -362,7 +362,7 @@ static json_object *node_json(cake_cluster_view *v, const cake_cluster *c,
     put_text(o, "isa", p->hello.isa);
     put_count(o, "threads", p->hello.threads);
     add_memory(o, p, planned);
-    put_number(o, "rtt_ms", p->rtt_s * 1e3);
+    put_number(o, "rtt_ms", (p->rtt_now_s > 0 ? p->rtt_now_s : p->rtt_s) * 1e3);
     put_number(o, "bandwidth", p->bandwidth);
     int64_t heard = lost ? lost->heard_ms : p->last_heard_ms;
     put_number(o, "last_seen_ms", heard ? (double)(now - heard) : -1);

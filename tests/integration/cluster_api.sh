@@ -13,7 +13,7 @@ printf 'w2:\n  host: "%s:10128"\n  layers: ["model.layers.0-1"]\nw3:\n  host: "%
     "$(address 2)" "$(address 3)" >"$IT/topology.yml"
 shape 2 8mbit # its part takes a second or two
 spawn 1 main "$BIN/cake-master" serve --model "$MODEL" --api 127.0.0.1:8080 --topology "$IT/topology.yml" \
-    --cluster-key-file "$IT_KEY" --threads 1 --sequences 2
+    --cluster-key-file "$IT_KEY" --threads 1 --sequences 2 --discovery-timeout $((10 * IT_SLOW))
 U=http://127.0.0.1:8080
 ask() { on 1 curl -s -m 60 "$@"; }
 ask_events() { on 1 timeout 600 curl -sN $U/api/v1/events >"$IT/events"; }

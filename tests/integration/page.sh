@@ -17,7 +17,7 @@ for i in 2 3; do check "worker $i listens" wait_until 20 port_open 1 "$(address 
 printf 'w2:\n  host: "%s:10128"\n  layers: ["model.layers.0-1"]\nw3:\n  host: "%s:10128"\n  layers: ["model.layers.2-%s"]\n' \
     "$(address 2)" "$(address 3)" "${PAGE_LAST_LAYER:-4}" >"$IT/topology.yml"
 spawn 1 main "$BIN/cake-master" serve --model "$MODEL" --api 127.0.0.1:8080 --topology "$IT/topology.yml" \
-    --cluster-key-file "$IT_KEY" --threads 1 --sequences 2 --chat-template "$IT/chat.jinja"
+    --cluster-key-file "$IT_KEY" --threads 1 --sequences 2 --discovery-timeout $((10 * IT_SLOW)) --chat-template "$IT/chat.jinja"
 spawn 1 keyed "$BIN/cake-master" serve --model "$MODEL" --api 127.0.0.1:8081 --discovery-timeout 0 --threads 1 --sequences 1 \
     --api-key-file "$IT/keys" --chat-template "$IT/chat.jinja"
 check "a server" wait_log main 60 'Serving .* on http' || exit 1
