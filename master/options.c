@@ -167,7 +167,8 @@ static const cake_opt opts[] = {
      CAKE_OPT_FILE, "Serving", "Jinja chat template to use instead of the model's own"},
 
     {"server", 0, CAKE_OPT_STRING, AT(server), "URL", NULL, 0, 0, NULL, CHAT, 0, "Talking",
-     "talk to the OpenAI-compatible server at http://HOST:PORT instead of running the model here"},
+     "talk to the OpenAI-compatible server at http:// or https://HOST:PORT instead of running the "
+     "model here"},
     {"history", 0, CAKE_OPT_FLAG, AT(history), NULL, "true", 0, 0, NULL, CHAT, 0, "Talking",
      "keep what is typed, to be found again with the arrow keys, in ~/.local/state/cake (only "
      "readable by you); --no-history: do not"},

@@ -14,8 +14,8 @@
 #include <utf8proc.h>
 
 enum {
-    LOOK_MS = 20,    /* states are compared so often */
-    BUSY_MS = 250,   /* a new text while something moves */
+    LOOK_MS = 20,    /* states are compared so often; of many nodes less often, as */
+    BUSY_MS = 250,   /* a new text, while something moves: 1,000 nodes take 10 ms each time */
     IDLE_MS = 1000,  /* and while nothing does */
     WINDOW_MS = 900, /* rates are over at least so long */
 };
@@ -455,12 +455,14 @@ static uint64_t states_of(const cake_cluster *c, bool *moving) {
 bool cake_cluster_view_observe(cake_cluster_view *v, const cake_cluster *c,
                                const cake_scheduler *sched, const cake_metrics *m) {
     int64_t now = cake_now_ms();
-    if (now - v->looked_ms < LOOK_MS && !v->dirty) return false;
+    int64_t n = (int64_t)cake_cluster_n_peers(c);
+    if (now - v->looked_ms < LOOK_MS + n / 4 && !v->dirty) return false;
     v->looked_ms = now;
     bool moving;
     uint64_t states = states_of(c, &moving);
     moving |= atomic_load_explicit(&m->running, memory_order_relaxed) > 0 || v->tokens_per_s > 0;
-    if (states == v->states && !v->dirty && now - v->built_ms < (moving ? BUSY_MS : IDLE_MS))
+    if (states == v->states && !v->dirty &&
+        now - v->built_ms < (moving ? BUSY_MS : IDLE_MS) + 2 * n)
         return false;
     v->states = states;
     v->dirty = false;

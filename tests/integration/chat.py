@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """cake-master chat on a real terminal (a pty), against a scripted server: editing, completion, history, interrupts, thinking,
 hostile replies. Prints "ok - NAME" or "not ok - NAME: why". Arguments: PROGRAM FOLDER."""
-import json, os, pty, re, select, signal, stat, sys, threading, time
+import json, os, pty, re, select, signal, ssl, stat, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PROGRAM, HOME = sys.argv[1], sys.argv[2]
@@ -276,6 +276,36 @@ t = Terminal("--server", URL)
 check("without the key it says what to give", t.wait(r"--api-key-file FILE or CAKE_API_KEY") and t.end() == 77, t.all)
 t = Terminal("--server", URL, env={"CAKE_API_KEY": "secret-key-1"})
 check("the key of the environment", t.wait(r"scripted") and t.wait(PROMPT) and t.say("hi\r", "fine"), t.all)
+t.wait(PROMPT)
+t.type("\x04")
+t.end()
+
+# TLS: a certificate that nobody signed but itself
+Server.key = None
+cert, secret = os.path.join(HOME, "cert.pem"), os.path.join(HOME, "secret.pem")
+subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", secret, "-out", cert,
+                "-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+secure = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+secure.daemon_threads = True
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(cert, secret)
+secure.socket = context.wrap_socket(secure.socket, server_side=True)
+threading.Thread(target=secure.serve_forever, daemon=True).start()
+port = secure.server_port
+t = Terminal("--server", f"https://127.0.0.1:{port}")
+check("TLS: a certificate that is not trusted is refused", t.wait(r"is not trusted: self.signed.*SSL_CERT_FILE") and t.end() == 77, t.all)
+t = Terminal("--server", f"https://localhost:{port}", env={"SSL_CERT_FILE": cert})
+check("TLS: one for another host too", t.wait(r"is not trusted: hostname mismatch") and t.end() == 77, t.all)
+t = Terminal("--server", f"https://127.0.0.1:{server.server_port}", env={"SSL_CERT_FILE": cert})
+check("TLS: a server that does not speak it", t.wait(r"does not speak TLS") and t.end() == 69, t.all)
+t = Terminal("--server", f"https://127.0.0.1:{port}/v1", env={"SSL_CERT_FILE": cert})
+Server.script = [["Safe "] + [0.02, "and sound. "] * 3]
+check("TLS: the right one serves", t.wait(r"scripted") and t.wait(PROMPT) and t.say("hi\r", r"Safe (and sound\. ){3}"), t.all)
+t.wait(PROMPT)
+Server.cut.clear()
+Server.script = [["one "] + [0.1, "more "] * 300]
+t.say("count\r", r"one more more")
+check("TLS: Ctrl-C stops a reply", t.say("\x03", r"\(stopped\)") and Server.cut.wait(5 * SLOW), t.all)
 t.wait(PROMPT)
 t.type("\x04")
 t.end()

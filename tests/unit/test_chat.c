@@ -27,10 +27,12 @@ static void test_urls(void **state) {
                 {"http://h/v1/", "h", "80", ""},
                 {"http://h/a/b/v1", "h", "80", "/a/b"},
                 {"http://[::1]:8080/x", "::1", "8080", "/x"},
-                {"[fe80::1]", "fe80::1", "80", ""}};
+                {"[fe80::1]", "fe80::1", "80", ""},
+                {"https://h/v1", "h", "443", ""},
+                {"HTTPS://h:1", "h", "1", ""}};
     static const char *const bad[] = {
         "",           "http://",      "http://:80",     "h:",         "h:port",      "h:70000",
-        "http://a b", "https://h",    "http://[::1",    "http://u@h", "http://h/?q", "[::1]x",
+        "http://a b", "https://",     "http://[::1",    "http://u@h", "http://h/?q", "[::1]x",
         "h:80x",      "http://h\r\n", "http://h:800000"};
     cake_url u;
     cake_error err;
