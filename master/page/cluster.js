@@ -1,6 +1,6 @@
 // The cluster as the server's events show it: every event is the whole picture.
 
-const cluster = { picture: null, states: new Map(), missed: new Set(), stages: [], held: new Map(), events: [], rates: [], at: 0 };
+const cluster = { picture: null, states: new Map(), missed: new Set(), places: new Map(), held: new Map(), events: [], rates: [], at: 0 };
 
 const HUES = 6;
 // States in which somebody should look.
@@ -18,8 +18,13 @@ function onPicture(t) {
   cluster.at = performance.now();
   // what is lost keeps its place and what it held, until there is another plan
   if (t.stages.length) {
-    cluster.stages = t.stages;
-    for (const n of t.nodes) if (n.used) cluster.held.set(n.address, n.layers);
+    const order = [...new Set(t.stages.map((s) => s.node))];
+    cluster.places.clear(); // by address, which is known before name and id are
+    for (const n of t.nodes) {
+      if (!n.used || !order.includes(n.id)) continue;
+      cluster.places.set(n.address, order.indexOf(n.id));
+      cluster.held.set(n.address, n.layers);
+    }
   }
   noteChanges(t);
   if (t.status === 'ready') {
@@ -125,9 +130,7 @@ function layersText(units) {
 
 // Nodes as the token meets them, then the others; each with its place and colour.
 function inOrder(t) {
-  const order = [];
-  for (const s of t.stages.length ? t.stages : cluster.stages) if (!order.includes(s.node)) order.push(s.node);
-  const place = (n) => (order.includes(n.id) ? order.indexOf(n.id) : 1000 + (BAD.has(n.state) ? 0 : 1));
+  const place = (n) => cluster.places.get(n.address) ?? 1000 + (BAD.has(n.state) ? 0 : 1);
   return t.nodes.map((n) => ({ n, place: place(n) })).sort((a, b) => a.place - b.place);
 }
 
@@ -260,7 +263,7 @@ function showCluster() {
   showTiles(t);
   showTimes(t, colours);
   // the whole list is small; what has the keyboard's focus has no place inside it
-  $('nodes').replaceChildren(...(nodes.length ? nodes.map((x) => nodeCard(t, x.n, x.place, colours.get(x.n.id) || 0)) : [el('p', { class: 'hint' }, 'Looking for machines …')]));
+  $('nodes').replaceChildren(...(nodes.length ? nodes.map((x) => nodeCard(t, x.n, x.place, x.place % HUES)) : [el('p', { class: 'hint' }, 'Looking for machines …')]));
   $('events-block').hidden = !cluster.events.length;
   $('events').replaceChildren(...cluster.events.slice(0, 12).map((e) => el('li', null, el('time', null, e.at.toLocaleTimeString('en-GB')), el('span', { class: e.how || '' }, e.text))));
 }
