@@ -69,13 +69,22 @@ INLINE void load_super(cake_packing p, const uint8_t *u, int half, __m256 *d, __
     *dmin = _mm256_cvtph_ps(_mm256_extracti128_si256(w, 1));
 }
 
+/* Bytes i and j of every lane, each as 16 bits: below zeros, or (`top`) above them. */
+INLINE __m256i bytes_twice(__m256i x, unsigned i, unsigned j, bool top) {
+    const uint32_t none = 0x80, lane = top ? none | i << 8 | none << 16 | j << 24
+                                           : i | none << 8 | j << 16 | none << 24;
+    const uint32_t next = 0x04040404;
+    return _mm256_shuffle_epi8(
+        x, _mm256_broadcastsi128_si256(_mm_setr_epi32(
+               (int)lane, (int)(lane + next), (int)(lane + 2 * next), (int)(lane + 3 * next))));
+}
+
 /* What block b of a unit is multiplied with, eight rows:
  *   q4_k, q5_k: its scale twice as 16 bits, the min as f32; q2_k, q3_k, q6_k: each scale twice,
  * then a pair of what the sums of q are multiplied with (mins or both scales); else scales as f32
  */
 INLINE void block_scales(cake_packing p, const uint8_t *u, unsigned b, int half, __m256i v[3]) {
-    const __m256i low = _mm256_set1_epi32(0xffff);
-    __m256i pair, x;
+    __m256i x;
     v[1] = v[2] = _mm256_setzero_si256();
     switch (p) {
     case CAKE_PK_Q4_0:
@@ -102,23 +111,23 @@ INLINE void block_scales(cake_packing p, const uint8_t *u, unsigned b, int half,
     default: break;
     }
     x = load256(u + b / 2 * 64 + half * 32);
-    if (p == CAKE_PK_Q6_K)
-        pair = _mm256_srai_epi16(b % 2 ? x : _mm256_slli_epi16(x, 8), 8);
-    else if (b % 2)
-        pair = _mm256_srli_epi16(x, 8);
-    else
-        pair = _mm256_and_si256(x, _mm256_set1_epi16(255));
-    v[2] = _mm256_srli_epi16(pair, 4); /* mins */
-    if (p == CAKE_PK_Q2_K) pair = _mm256_and_si256(pair, _mm256_set1_epi16(15));
-    if (p == CAKE_PK_Q3_K)
-        pair =
-            _mm256_sub_epi16(_mm256_and_si256(pair, _mm256_set1_epi16(63)), _mm256_set1_epi16(32));
-    if (p != CAKE_PK_Q2_K) v[2] = pair;
-    v[0] = pair16(pair, pair);
-    v[1] = _mm256_or_si256(_mm256_srli_epi32(pair, 16), _mm256_andnot_si256(low, pair));
+    v[0] = bytes_twice(x, b % 2, b % 2, p == CAKE_PK_Q6_K);
+    v[1] = bytes_twice(x, b % 2 + 2, b % 2 + 2, p == CAKE_PK_Q6_K);
+    v[2] = bytes_twice(x, b % 2, b % 2 + 2, p == CAKE_PK_Q6_K);
+    for (int i = 0; i < 3; i++) switch (p) {
+        case CAKE_PK_Q2_K:
+            v[i] =
+                i == 2 ? _mm256_srli_epi16(v[i], 4) : _mm256_and_si256(v[i], _mm256_set1_epi16(15));
+            break;
+        case CAKE_PK_Q3_K:
+            v[i] = _mm256_and_si256(v[i], _mm256_set1_epi16(63));
+            v[i] = _mm256_sub_epi16(v[i], _mm256_set1_epi16(32));
+            break;
+        default: v[i] = _mm256_srai_epi16(v[i], 8);
+        }
 }
 
-/* Eight rows of one block: 8 vectors of codes, or 16 of nibbles, c[j * stride]. */
+/* Eight rows of one block: 8 vectors of codes, or 16 of nibbles. */
 INLINE void load_codes(cake_packing p, const uint8_t *v, __m256i *c) {
     load_block(v, cake_packing_get(p).bits, c);
     if (!cake_pk_e2m1(p)) return;
@@ -237,19 +246,24 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
     sums s[2];
     s[0].acc = s[1].acc = _mm256_setzero_ps();
     for (uint32_t h = 0; h < blocks;) {
-        const uint8_t *u = w;
+        uint8_t u[320] __attribute__((aligned(64)));
+        for (int i = 0; i < info.head; i += 32) /* now and once: the weights are read in order */
+            _mm256_store_si256((__m256i *)(void *)(u + i), load256(w + i));
         w += info.head;
         begin_unit(p, &s[0]), begin_unit(p, &s[1]);
 #pragma GCC unroll 8
         for (unsigned b = 0; b < info.unit; b++) {
             if (!cake_pk_super(p) && h == blocks) break;
+            __m256i v[2][3], d[2], e[2];
             for (int half = 0; half < 2; half++) {
-                __m256i c[16], v[1][3], d, e;
-                block_scales(p, u, b, half, v[0]);
+                __m256i c[16];
+                block_scales(p, u, b, half, v[half]);
                 load_codes(p, w + half * 32, c);
-                dot_block(p, 1, 1, c, q, v, &d, &e);
-                add_block(p, 1, &d, &e, v, a->scale + h, a->sum32 + h, a->neg16 + h * 2, &s[half]);
+                /* broadcast again for each half: kept, they would all be spilled */
+                __asm__ volatile("" : "+r"(q));
+                dot_block(p, 1, 1, c, q, &v[half], &d[half], &e[half]);
             }
+            add_block(p, 2, d, e, v, a->scale + h, a->sum32 + h, a->neg16 + h * 2, s);
             w += info.bits * 64;
             q += 32, h++;
         }
