@@ -52,6 +52,7 @@ typedef struct {
     size_t k_row, k_group; /* FORM_F32: distance of keys at d + 1, and of keys 16 positions on */
     const uint16_t *ks;    /* FORM_Q8: scales [chunk of d][64] of the keys */
     const float *vs;       /* FORM_Q8: the same of the values, widened */
+    int fresh;             /* ob counts as zeros */
     const float *q;        /* of the current kv head: [query rows][d], scaled */
     float *sc;             /* [ROWS][BLOCK] scores, then probabilities */
     float *ob;             /* [ROWS][dp] */
@@ -242,7 +243,8 @@ LANES_FN void pv_tile(const int R, const int W, const form F, const attn_job *j,
     memcpy(ahead, j->v_ahead, sizeof ahead);
     float *ob = j->ob + row * dp + g0 * 16;
     UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int w = 0; w < W; w++) acc[r][w] = v_load(ob + (size_t)r * dp + 16 * w);
+        UNROLL for (int w = 0; w < W; w++) acc[r][w] =
+            j->fresh ? v_zero() : v_load(ob + (size_t)r * dp + 16 * w);
     }
     for (size_t i = k0; i < k1; i++) {
         v16 val[8];
@@ -313,10 +315,8 @@ static void (*const pv_fn[ROWS])(const attn_job *, size_t, size_t, size_t) = TIL
 
 /* Scores of n rows to probabilities, in place; the visible keys of row r are lo[r] .. hi[r]-1.
  * Groups outside g0 .. g1-1 hold nothing and count as zeros. Leaves maxima and sums in m and l. */
-LANES_FN void softmax_tile(float *sc, size_t n, const int *lo, const int *hi, int g0, int g1,
-                           float *m, float *l) {
-    int whole = 1;
-    for (size_t r = 0; r < n; r++) whole &= lo[r] == 0 && hi[r] == BLOCK;
+LANES_FN void softmax_tile(float *sc, size_t n, int whole, const int *lo, const int *hi, int g0,
+                           int g1, float *m, float *l) {
     if (!whole) { /* a weight of exactly 0 for masked keys: e^-infinity */
         for (size_t r = 0; r < n; r++)
             for (int g = g0; g < g1; g++) {
@@ -400,19 +400,23 @@ LANES_FN int visible(const cake_attn_spec *s, uint32_t b, uint64_t pos, int *lo,
 
 /* One block against n <= ROWS virtual rows from row v, all of which see it: leaves (o, m, l) in ob,
  * m, l. */
-static void block_tile(const attn_job *j, uint32_t b, uint32_t pos0, size_t v, size_t n, float *m,
+static void block_tile(attn_job *j, uint32_t b, uint32_t pos0, size_t v, size_t n, float *m,
                        float *l) {
-    int lo[ROWS], hi[ROWS], lo_min = BLOCK, lo_max = 0, hi_min = BLOCK, hi_max = 0;
-    for (size_t r = 0; r < n; r++) {
-        visible(j->s, b, (uint64_t)pos0 + (v + r) / j->group, &lo[r], &hi[r]);
-        lo_min = lo[r] < lo_min ? lo[r] : lo_min;
-        lo_max = lo[r] > lo_max ? lo[r] : lo_max;
-        hi_min = hi[r] < hi_min ? hi[r] : hi_min;
-        hi_max = hi[r] > hi_max ? hi[r] : hi_max;
-    }
-    int g0 = lo_min / 16, g1 = (hi_max + 15) / 16;
+    /* Both ends only move forward from row to row. */
+    int lo[ROWS], hi[ROWS], lo_min, lo_max, hi_min, hi_max;
+    visible(j->s, b, (uint64_t)pos0 + v / j->group, &lo_min, &hi_min);
+    visible(j->s, b, (uint64_t)pos0 + (v + n - 1) / j->group, &lo_max, &hi_max);
+    int g0 = lo_min / 16, g1 = (hi_max + 15) / 16, whole = lo_max == 0 && hi_min == BLOCK;
     qk_fn[n - 1](j, j->q + v * j->d, (size_t)g0, (size_t)g1);
-    softmax_tile(j->sc, n, lo, hi, g0, g1, m, l);
+    j->fresh = whole;
+    if (whole) {
+        softmax_tile(j->sc, n, 1, lo, hi, g0, g1, m, l);
+        pv_fn[n - 1](j, 0, 0, BLOCK);
+        return;
+    }
+    for (size_t r = 0; r < n; r++)
+        visible(j->s, b, (uint64_t)pos0 + (v + r) / j->group, &lo[r], &hi[r]);
+    softmax_tile(j->sc, n, 0, lo, hi, g0, g1, m, l);
     memset(j->ob, 0, n * j->dp * sizeof *j->ob);
     if (lo_max >= hi_min) { /* no key that all rows see */
         for (size_t r = 0; r < n; r++) pv_fn[0](j, r, (size_t)lo[r], (size_t)hi[r]);
