@@ -16,7 +16,7 @@ typedef struct cake_embed cake_embed;
 typedef struct {
     cake_net *net;         /* borrowed */
     const char *id, *name; /* node id and name */
-    const char *model;     /* folder of the model */
+    const char *model;     /* folder or GGUF file of the model */
     unsigned threads;      /* 0: one per core */
     uint64_t memory_bytes; /* 0: what is free */
     unsigned spin_us;      /* how long idle threads look for work before they sleep */

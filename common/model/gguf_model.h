@@ -3,9 +3,9 @@
  * (formats.md 6.3). Nothing is copied or converted: tensors stay extents of the mapped file, so
  * that layout, planner, bundles and workers see one more mlx-kquant checkpoint.
  *
- * Architectures: llama (Llama, Mistral, Mixtral and what else is stored so), qwen2, qwen3, qwen2moe,
- * qwen3moe. What is not understood (another architecture, a tensor or rope_freqs of another kind, a
- * key that changes the maths) is an error that names it. */
+ * Architectures: llama (Llama, Mistral, Mixtral and what else is stored so), qwen2, qwen3,
+ * qwen2moe, qwen3moe. What is not understood (another architecture, a tensor or rope_freqs of
+ * another kind, a key that changes the maths) is an error that names it. */
 #ifndef CAKE_COMMON_MODEL_GGUF_MODEL_H
 #define CAKE_COMMON_MODEL_GGUF_MODEL_H
 
