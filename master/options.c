@@ -232,7 +232,10 @@ static const cake_verb verbs[CAKE_VERB_COUNT] = {
         {"serve", NULL, 0, 0, "answer HTTP requests as the OpenAI API does",
          "Brings the cluster up once and serves /v1/chat/completions, /v1/responses, "
          "/v1/completions, /v1/messages, /v1/models, "
-         "/tokenize, /detokenize, /apply-template, /health and /metrics. The sampling options are "
+         "/tokenize, /detokenize, /apply-template, /health and /metrics; /api/v1/topology, "
+         "/api/v1/workers "
+         "and /api/v1/events for the cluster; and at / a web page with both. The sampling options "
+         "are "
          "the defaults of requests that do not say otherwise. Chats need a chat template, the "
          "model's own or --chat-template."},
     [CAKE_VERB_PLAN] =

@@ -278,7 +278,7 @@ static void complete_file(const char *text, cake_line_choices *out) {
     const char *word = text + out->from;
     char *pattern = cake_asprintf("%s*", word);
     glob_t g;
-    if (!strpbrk(word, "*?[") && glob(pattern, GLOB_MARK | GLOB_TILDE, NULL, &g) == 0) {
+    if (!strpbrk(word, "*?[") && glob(pattern, GLOB_MARK, NULL, &g) == 0) {
         for (size_t i = 0; i < g.gl_pathc; i++)
             cake_line_choice(out, g.gl_pathv[i], strlen(g.gl_pathv[i]));
         globfree(&g);

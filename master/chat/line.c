@@ -1,5 +1,7 @@
 /* Line editing over libedit: see line.h. libedit reads through our own function, so that an
- * interrupt and a resized window are seen at once and no signal handler of its own is needed. */
+ * interrupt and a resized window are seen at once and no signal handler of its own is needed. Text
+ * that is pasted (the terminal says so) does not edit or send: its ends of lines and tabs stand in
+ * the line as their symbols until it is taken. */
 #include "master/chat/line.h"
 #include "common/file.h"
 #include "common/mem.h"
@@ -18,12 +20,26 @@
 #include <unistd.h>
 #include <wchar.h>
 
+#define PASTE_ON   "\033[?2004h"
+#define PASTE_OFF  "\033[?2004l"
+#define LF_SYMBOL  "\xe2\x90\xa4" /* U+2424 */
+#define TAB_SYMBOL "\xe2\x90\x89" /* U+2409 */
+
+enum {
+    ESCAPE_MS = 30,   /* the rest of a terminal's sequence comes within that */
+    REDRAW_KEY = 037, /* Tab is dealt with here, as libedit never frees a function added to it */
+};
+
 struct cake_line_reader {
     cake_line_config c;
     bool interactive, interrupted, failed;
+    bool marks_pastes; /* the terminal is one that may */
     EditLine *el;
     History *history;
     char prompt[64];
+    bool pasting;
+    char ahead[8]; /* read too far: what only began like a mark of pasting */
+    size_t n_ahead, ahead_at;
     char *line; /* last one */
     size_t n_line, line_cap;
     char in[4096]; /* read and not yet used; without a terminal */
@@ -71,33 +87,55 @@ static bool wait_input(cake_line_reader *r) {
     }
 }
 
-static int get_char(EditLine *el, wchar_t *out) {
-    cake_line_reader *r = reader_of(el);
-    mbstate_t mb = {0};
+/* 1, 0 at the end of input, -1. */
+static int next_byte(cake_line_reader *r, char *c) {
+    if (r->ahead_at < r->n_ahead) {
+        *c = r->ahead[r->ahead_at++];
+        return 1;
+    }
     for (;;) {
-        char c;
         if (!wait_input(r)) return -1;
-        ssize_t n = read(0, &c, 1);
+        ssize_t n = read(0, c, 1);
         if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         if (n < 0) r->failed = true;
-        if (n <= 0) return (int)n;
-        size_t k = mbrtowc(out, &c, 1, &mb);
-        if (k == (size_t)-2) continue;
-        if (k == (size_t)-1) *out = L'?';
-        if (k == 0) *out = 0;
-        return 1;
+        return (int)n;
     }
 }
 
-static unsigned char on_tab(EditLine *el, int ch) {
-    (void)ch;
-    cake_line_reader *r = reader_of(el);
+/* An escape was read: is it the beginning or the end of pasted text? Otherwise what follows it
+ * waits in r->ahead. */
+static bool take_paste_mark(cake_line_reader *r) {
+    static const char mark[] = "[200~";
+    if (r->ahead_at < r->n_ahead) return false;
+    r->n_ahead = r->ahead_at = 0;
+    while (r->n_ahead < sizeof mark - 1) {
+        struct pollfd p = {.fd = 0, .events = POLLIN};
+        char c;
+        if (poll(&p, 1, ESCAPE_MS) <= 0 || read(0, &c, 1) != 1) return false;
+        size_t i = r->n_ahead++;
+        r->ahead[i] = c;
+        if (c != mark[i] && !(i == 3 && c == '1')) return false;
+    }
+    r->pasting = r->ahead[3] == '0';
+    r->n_ahead = 0;
+    return true;
+}
+
+/* What a byte of pasted text stands as; 0: as itself, -1: it is left out. */
+static wint_t pasted(char c) {
+    if (c == '\r' || c == '\n') return 0x2424;
+    if (c == '\t') return 0x2409;
+    return (c >= 0 && c < 0x20) || c == 0x7f ? (wint_t)-1 : 0;
+}
+
+/* Tab: put in what all choices have in common, else list them. */
+static void complete(cake_line_reader *r) {
+    EditLine *el = r->el;
     const LineInfo *li = el_line(el);
     char *text = cake_strndup(li->buffer, (size_t)(li->cursor - li->buffer));
     cake_line_choices *found = cake_calloc(1, sizeof *found);
     if (r->c.complete) r->c.complete(text, found);
     size_t typed = strlen(text) - found->from, common = 0;
-    unsigned char what = CC_ERROR;
     if (found->n) {
         common = strlen(found->choice[0]);
         for (size_t i = 1; i < found->n; i++) {
@@ -108,18 +146,45 @@ static unsigned char on_tab(EditLine *el, int ch) {
     }
     if (common > typed) {
         char *more = cake_strndup(found->choice[0] + typed, common - typed);
-        if (el_insertstr(el, more) == 0) what = CC_REFRESH;
+        el_insertstr(el, more);
         free(more);
     } else if (found->n > 1) {
         fputc('\n', stderr);
         for (size_t i = 0; i < found->n; i++)
             fprintf(stderr, "%s%s", found->choice[i], i + 1 < found->n ? "  " : "\n");
-        what = CC_REDISPLAY;
+    } else {
+        fputc('\a', stderr);
     }
     for (size_t i = 0; i < found->n; i++) free(found->choice[i]);
     free(found);
     free(text);
-    return what;
+}
+
+static int get_char(EditLine *el, wchar_t *out) {
+    cake_line_reader *r = reader_of(el);
+    mbstate_t mb = {0};
+    for (;;) {
+        char c;
+        int n = next_byte(r, &c);
+        if (n <= 0) return n;
+        if (c == '\033' && take_paste_mark(r)) continue;
+        wint_t symbol = r->pasting ? pasted(c) : 0;
+        if (symbol == (wint_t)-1) continue;
+        if (c == '\t' && !symbol) {
+            complete(r);
+            *out = REDRAW_KEY;
+            return 1;
+        }
+        if (symbol) {
+            *out = (wchar_t)symbol;
+            return 1;
+        }
+        size_t k = mbrtowc(out, &c, 1, &mb);
+        if (k == (size_t)-2) continue;
+        if (k == (size_t)-1) *out = L'?';
+        if (k == 0) *out = 0;
+        return 1;
+    }
 }
 
 void cake_line_choice(cake_line_choices *out, const char *text, size_t len) {
@@ -157,7 +222,15 @@ static void open_history(cake_line_reader *r) {
 void cake_line_remember(cake_line_reader *r, const char *line) {
     HistEvent ev;
     if (!r->history || !*line) return;
-    history(r->history, &ev, H_ENTER, line);
+    char *shown = cake_malloc(3 * strlen(line) + 1), *to = shown;
+    for (; *line; line++)
+        if (*line == '\n' || *line == '\t')
+            to = stpcpy(to, *line == '\n' ? LF_SYMBOL : TAB_SYMBOL);
+        else
+            *to++ = *line;
+    *to = 0;
+    history(r->history, &ev, H_ENTER, shown);
+    free(shown);
     if (r->c.history) save_history(r);
 }
 
@@ -174,12 +247,13 @@ static bool open_editor(cake_line_reader *r) {
     el_set(r->el, EL_SIGNAL, 0);
     el_set(r->el, EL_EDITOR, "emacs");
     el_set(r->el, EL_GETCFN, get_char);
-    el_set(r->el, EL_ADDFN, "cake-complete", "complete the word", on_tab);
-    el_set(r->el, EL_BIND, "^I", "cake-complete", NULL);
+    el_set(r->el, EL_BIND, "^_", "ed-redisplay", NULL); /* REDRAW_KEY */
     el_set(r->el, EL_BIND, "^R", "em-inc-search-prev", NULL);
     el_set(r->el, EL_BIND, "\\e[1;5C", "em-next-word", NULL);
     el_set(r->el, EL_BIND, "\\e[1;5D", "ed-prev-word", NULL);
     el_set(r->el, EL_BIND, "\\e[3~", "ed-delete-next-char", NULL);
+    const char *term = getenv("TERM");
+    r->marks_pastes = term && strcmp(term, "dumb") != 0;
     open_history(r);
     struct sigaction sa = {.sa_handler = on_winch};
     sigaction(SIGWINCH, &sa, NULL);
@@ -227,11 +301,31 @@ static cake_status keep(cake_line_reader *r, const char *text, size_t len, cake_
     return CAKE_OK;
 }
 
+/* The symbols of pasted text are what they stand for again. */
+static void restore(cake_line_reader *r) {
+    char *to = r->line;
+    for (const char *at = r->line; *at;) {
+        bool lf = strncmp(at, LF_SYMBOL, 3) == 0;
+        if (lf || strncmp(at, TAB_SYMBOL, 3) == 0) {
+            *to++ = lf ? '\n' : '\t';
+            at += 3;
+        } else {
+            *to++ = *at++;
+        }
+    }
+    while (to > r->line && to[-1] == '\n') to--;
+    *to = 0;
+    r->n_line = (size_t)(to - r->line);
+}
+
 static cake_status read_edited(cake_line_reader *r, const char *prompt, cake_error *err) {
     snprintf(r->prompt, sizeof r->prompt, r->c.color ? "\1\033[1;35m\1%s\1\033[0m\1" : "%s",
              prompt);
     int n = 0;
+    if (r->marks_pastes) fputs(PASTE_ON, stderr);
     const char *text = el_gets(r->el, &n);
+    if (r->marks_pastes) fputs(PASTE_OFF, stderr);
+    r->pasting = false;
     if (r->interrupted) {
         r->interrupted = false;
         el_reset(r->el);
@@ -245,7 +339,9 @@ static cake_status read_edited(cake_line_reader *r, const char *prompt, cake_err
     }
     size_t len = strlen(text);
     while (len && (text[len - 1] == '\n' || text[len - 1] == '\r')) len--;
-    return keep(r, text, len, err);
+    cake_status st = keep(r, text, len, err);
+    if (st == CAKE_OK) restore(r);
+    return st;
 }
 
 static cake_status read_plain(cake_line_reader *r, cake_error *err) {

@@ -142,6 +142,19 @@ class Terminal:
         os.waitpid(self.pid, 0)
         return "hangs"
 
+    def leave(self):
+        """Ctrl-D until it ends: one typed before the line editor has the terminal is not a key yet."""
+        for _ in range(5):
+            self.type("\x04")
+            end = time.time() + SLOW
+            while time.time() < end:
+                self.read(0.02)
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    os.close(self.fd)
+                    return os.waitstatus_to_exitcode(status)
+        return self.end(1)
+
 
 PROMPT = r"> (\x1b\[0m)?"
 
@@ -181,6 +194,13 @@ t.say('"""first\r', r"\.\.\. ")
 t.say("\r", r"\.\.\. ")
 t.say('  third"""\r', r"fine")
 check("a message of many lines", last()["messages"][-1]["content"] == "first\n\n  third", last()["messages"][-1])
+t.wait(PROMPT)
+t.say("see: \x1b[200~def f():\r\treturn 1\x08\r\rf()\r\x1b[201~", r"f\(\)")
+t.say("\r", r"fine")
+check("pasted text is one message", last()["messages"][-1]["content"] == "see: def f():\n\treturn 1\n\nf()", last()["messages"][-1])
+t.wait(PROMPT)
+t.say("\x1b[A!\r", r"fine")
+check("and comes back as it was", last()["messages"][-1]["content"] == "see: def f():\n\treturn 1\n\nf()!", last()["messages"][-1])
 t.wait(PROMPT)
 
 # commands
@@ -256,8 +276,8 @@ for name, script, want in [
 t.say("still\r", r"fine")
 check("a failed message is not sent again", "x" not in [m["content"] for m in last()["messages"][-2:-1]], last()["messages"][-3:])
 t.wait(PROMPT)
-t.type("\x04")
-check("Ctrl-D leaves", t.end() == 0)
+how = t.leave()
+check("Ctrl-D leaves", how == 0, (how, t.all))
 history = os.path.join(HOME, ".local/state/cake/chat_history")
 check("the history is private", os.path.exists(history) and stat.S_IMODE(os.stat(history).st_mode) == 0o600)
 check("and holds what was typed", b"once\\040more" in open(history, "rb").read())
@@ -277,8 +297,7 @@ check("without the key it says what to give", t.wait(r"--api-key-file FILE or CA
 t = Terminal("--server", URL, env={"CAKE_API_KEY": "secret-key-1"})
 check("the key of the environment", t.wait(r"scripted") and t.wait(PROMPT) and t.say("hi\r", "fine"), t.all)
 t.wait(PROMPT)
-t.type("\x04")
-t.end()
+t.leave()
 
 # TLS: a certificate that nobody signed but itself
 Server.key = None
@@ -307,6 +326,5 @@ Server.script = [["one "] + [0.1, "more "] * 300]
 t.say("count\r", r"one more more")
 check("TLS: Ctrl-C stops a reply", t.say("\x03", r"\(stopped\)") and Server.cut.wait(5 * SLOW), t.all)
 t.wait(PROMPT)
-t.type("\x04")
-t.end()
+t.leave()
 sys.exit(failed > 0)
