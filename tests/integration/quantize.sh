@@ -37,7 +37,9 @@ while read -r want source args; do
     fi
 done <tests/vectors/tools/quantized.txt
 check "the last one is whole" cake verify "$IT/result"
-check "in shards" test -e "$IT/result/model-00002-of-00003.safetensors"
+check "three files" cake quantize --model "$IT/dense" --out "$IT/shards" --mlx-bits 4 --shard-size 500K
+check "named as mlx_lm does" test -e "$IT/shards/model-00002-of-00003.safetensors"
+check "and whole" cake verify "$IT/shards"
 
 # What was made runs, and says what its source says.
 key_new
