@@ -50,7 +50,7 @@ static int request_line(char *line, cake_http_head *h) {
     if (strcmp(version, "HTTP/1.0") == 0)
         h->http_1_0 = true;
     else if (strcmp(version, "HTTP/1.1") != 0)
-        return 505;
+        return 400;
     h->method = line;
     h->path = target;
     char *q = strchr(target, '?');
@@ -86,7 +86,7 @@ static int body_fields(cake_http_head *h) {
                 h->content_length = h->content_length * 10 + (uint64_t)(v[k] - '0');
         } else if (strcasecmp(h->field[i].name, "transfer-encoding") == 0) {
             if (n_coding++) return 400;
-            if (strcasecmp(v, "chunked") != 0) return 501;
+            if (strcasecmp(v, "chunked") != 0) return 400;
             h->chunked = true;
         } else if (strcasecmp(h->field[i].name, "host") == 0) {
             if (n_host++) return 400;

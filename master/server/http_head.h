@@ -20,7 +20,8 @@ typedef struct {
 } cake_http_head;
 
 /* text[0..len) is the head with its empty line; it is changed (split into strings, which *h
- * borrows). 0, or the status to refuse it with: 400, 411, 417, 431, 501, 505. */
+ * borrows). 0, or the status to refuse it with: 400, 411, 417, 431: what a client sends
+ * is its fault, also where the RFC has 501 and 505. */
 int cake_http_head_parse(char *text, size_t len, cake_http_head *h);
 /* Value of a field by its name in any case, or NULL. */
 const char *cake_http_head_field(const cake_http_head *h, const char *name);
