@@ -158,6 +158,10 @@ static const cake_opt opts[] = {
      "holds one more; chat --server sends the first"},
     {"insecure-no-auth", 0, CAKE_OPT_FLAG, AT(insecure_no_auth), NULL, NULL, 0, 0, NULL, SERVE, 0,
      "Serving", "let anyone who reaches the address use it, without an API key"},
+    {"tls-cert", 0, CAKE_OPT_STRING, AT(tls_cert), "FILE", NULL, 0, 0, NULL, SERVE, CAKE_OPT_FILE,
+     "Serving", "serve HTTPS with this certificate (PEM, with those that lead to its root)"},
+    {"tls-key", 0, CAKE_OPT_STRING, AT(tls_key), "FILE", NULL, 0, 0, NULL, SERVE, CAKE_OPT_FILE,
+     "Serving", "private key of --tls-cert (PEM, without a password)"},
     {"cors", 0, CAKE_OPT_STRING, AT(cors), "ORIGINS", NULL, 0, 0, NULL, SERVE, 0, "Serving",
      "web pages that may use the server: origins such as https://chat.example, comma-separated; "
      "'*' for all"},
@@ -361,6 +365,8 @@ cake_status cake_master_options_check(cake_master_options *o, const cake_cli *cl
                          "a window of one position foretells nothing: --context 2 or more");
     if (cli->verb == CAKE_VERB_BUNDLE && !o->out)
         return cake_fail(err, CAKE_EUSAGE, "'bundle' needs a folder to write to: --out DIR");
+    if (!o->tls_cert != !o->tls_key)
+        return cake_fail(err, CAKE_EUSAGE, "--tls-cert and --tls-key go together; give both");
     if (o->insecure && o->cluster_key_file) {
         /* The nearer word counts: a key file in the config does not stop a typed --insecure. */
         cake_cli_source open_from = cake_cli_source_of(&cake_master_program, cli, "insecure");

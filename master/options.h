@@ -88,6 +88,7 @@ typedef struct {
     int64_t sequences, queue;   /* computed at once, waiting */
     int64_t recover_timeout_ms; /* answers wait so long for workers that were lost */
     const char *api_key_file;   /* NULL */
+    const char *tls_cert, *tls_key; /* PEM files of the API */
     bool insecure_no_auth;
     const char *cors;          /* NULL */
     int64_t deadline_ms;       /* of a request; 0: none */

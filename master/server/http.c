@@ -151,6 +151,12 @@ static void send_head(cake_exchange *x, int status, const char *type, const char
 
 static void process(cake_exchange *x);
 
+/* All is written: the end of our side. */
+static void say_bye(cake_exchange *x) {
+    if (x->http->c.tls) cake_http_tls_bye(x->bev);
+    shutdown(bufferevent_getfd(x->bev), SHUT_WR);
+}
+
 static void finish(cake_exchange *x) {
     forget_request(x);
     if (x->keep_alive) {
@@ -159,8 +165,7 @@ static void finish(cake_exchange *x) {
     } else {
         x->close_after = true;
         set_state(x, LINGER);
-        if (evbuffer_get_length(bufferevent_get_output(x->bev)) == 0)
-            shutdown(bufferevent_getfd(x->bev), SHUT_WR);
+        if (evbuffer_get_length(bufferevent_get_output(x->bev)) == 0) say_bye(x);
     }
 }
 
@@ -375,7 +380,8 @@ static void on_read(struct bufferevent *bev, void *arg) {
 
 static void on_write(struct bufferevent *bev, void *arg) {
     cake_exchange *x = arg;
-    if (x->close_after) shutdown(bufferevent_getfd(bev), SHUT_WR);
+    (void)bev;
+    if (x->close_after) say_bye(x);
 }
 
 static void on_event(struct bufferevent *bev, short what, void *arg) {
@@ -391,7 +397,7 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
     if (h->stats.open >= h->c.connections_max) {
         static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
                                    "Content-Length: 0\r\nConnection: close\r\n\r\n";
-        (void)!write(fd, busy, sizeof busy - 1);
+        if (!h->c.tls) (void)!write(fd, busy, sizeof busy - 1);
         close(fd);
         return;
     }
@@ -404,7 +410,8 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &stall_ms, sizeof stall_ms);
     cake_exchange *x = cake_calloc(1, sizeof *x);
     x->http = h;
-    x->bev = bufferevent_socket_new(h->base, fd, BEV_OPT_CLOSE_ON_FREE);
+    x->bev = h->c.tls ? cake_http_tls_accept(h->c.tls, h->base, fd)
+                      : bufferevent_socket_new(h->base, fd, BEV_OPT_CLOSE_ON_FREE);
     if (!x->bev) {
         close(fd);
         free(x);

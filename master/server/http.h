@@ -9,6 +9,7 @@
 
 #include "common/status.h"
 #include "master/server/http_head.h"
+#include "master/server/http_tls.h"
 
 typedef struct cake_http cake_http;
 /* One request and its reply. */
@@ -28,6 +29,7 @@ typedef struct {
     void (*wake)(void *arg); /* wake_fd is readable */
     size_t body_max;
     unsigned connections_max;
+    cake_http_tls *tls; /* borrowed; NULL: plain */
 } cake_http_config;
 
 /* Listen on "HOST:PORT" ("[::1]:80", port 0: any free one). CAKE_EUSAGE: cannot be understood;

@@ -316,6 +316,8 @@ static void on_error(cake_job *j, const cake_api_error *e) {
     if (!j->x || j->answered) return;
     cake_exchange *x = j->x;
     j->answered = true;
+    if (e->http == 504) atomic_fetch_add(&j->server->metrics.late, 1);
+    if (e->http == 503) atomic_fetch_add(&j->server->metrics.lost, 1);
     if (j->streaming) {
         atomic_fetch_add(&j->server->metrics.failed, 1);
         const cake_dialect *d = j->dialect;

@@ -499,6 +499,7 @@ static void snapshot(cake_serve *s) {
 
 void cake_serve_observe(void *server, const cake_cluster *c) {
     cake_serve *s = server;
+    cake_worker_metrics_observe(s->workers, c, s->scheduler);
     if (cake_cluster_view_observe(s->view, c, s->scheduler, &s->metrics))
         cake_queue_push(s->to_http, &cake_serve_signal);
 }

@@ -12,6 +12,7 @@
 #include "master/server/metrics.h"
 #include "master/server/reply.h"
 #include "master/server/server.h"
+#include "master/server/worker_metrics.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -126,11 +127,13 @@ struct cake_serve {
     cake_metrics metrics;
     /* HTTP thread */
     cake_http *http;
+    cake_http_tls *tls;
     cake_job *jobs;
     uint32_t n_outstanding; /* choices of jobs that are not over */
     uint64_t next_id;
     cake_watchers watchers;
-    cake_cluster_view *view; /* has a lock of its own */
+    cake_cluster_view *view;      /* has a lock of its own */
+    cake_worker_metrics *workers; /* the same */
     cake_text scratch;
     /* loop thread */
     cake_scheduler *scheduler;

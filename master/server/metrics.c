@@ -96,6 +96,13 @@ void cake_metrics_print(cake_metrics *m, cake_text *out) {
     for (size_t i = 0; i < sizeof how / sizeof *how; i++)
         cake_text_add(out, "cake_requests_total{outcome=\"%s\"} %" PRIu64 "\n", how[i].name,
                       how[i].v);
+    cake_text_add(out,
+                  "# HELP cake_canceled_total Answers broken off, by reason.\n"
+                  "# TYPE cake_canceled_total counter\n"
+                  "cake_canceled_total{reason=\"client_gone\"} %" PRIu64 "\n"
+                  "cake_canceled_total{reason=\"deadline\"} %" PRIu64 "\n"
+                  "cake_canceled_total{reason=\"unavailable\"} %" PRIu64 "\n",
+                  atomic_load(&m->canceled), atomic_load(&m->late), atomic_load(&m->lost));
     counter(out, "guessed_tokens_total", "Tokens guessed ahead.", atomic_load(&m->guessed_tokens));
     counter(out, "guessed_tokens_right_total", "Of them, those that were right.",
             atomic_load(&m->guessed_right));

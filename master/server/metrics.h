@@ -15,8 +15,9 @@ typedef struct {
 typedef struct {
     _Atomic uint64_t prompt_tokens, generation_tokens;
     _Atomic uint64_t completed, failed, canceled, rejected, invalid; /* requests by how they end */
-    _Atomic uint64_t replays; /* sequences computed again after a loss */
-    _Atomic uint32_t running, waiting;                               /* sequences now */
+    _Atomic uint64_t late, lost;       /* answers broken off: at their deadline, without workers */
+    _Atomic uint64_t replays;          /* sequences computed again after a loss */
+    _Atomic uint32_t running, waiting; /* sequences now */
     /* of the scheduler, as it last said */
     _Atomic uint32_t kv_blocks, kv_free_blocks, open, kept, in_flight;
     _Atomic uint64_t cached_tokens, batches_canceled, guessed_tokens, guessed_right;

@@ -134,6 +134,7 @@ static bool get_metrics(cake_serve *s, cake_exchange *x, const cake_route *r, co
     cake_http_stats st;
     cake_http_stats_get(s->http, &st);
     cake_metrics_print(&s->metrics, &t);
+    cake_worker_metrics_print(s->workers, &t);
     cake_text_add(&t,
                   "# HELP cake_up The model can produce tokens.\n# TYPE cake_up gauge\n"
                   "cake_up %d\n"
@@ -256,6 +257,7 @@ static void on_request(void *arg, cake_exchange *x) {
 /* ---- life ---- */
 
 static void *http_thread(void *arg) {
+    pthread_setname_np(pthread_self(), "cake-http");
     cake_http_run(((cake_serve *)arg)->http);
     return NULL;
 }
@@ -274,6 +276,7 @@ cake_status cake_serve_open(cake_serve **out, const cake_serve_config *c, cake_e
     s->to_loop = cake_queue_new();
     s->to_http = cake_queue_new();
     s->view = cake_cluster_view_new();
+    s->workers = cake_worker_metrics_new();
     cake_http_config hc = {.arg = s,
                            .request = on_request,
                            .gone = on_gone,
@@ -284,6 +287,9 @@ cake_status cake_serve_open(cake_serve **out, const cake_serve_config *c, cake_e
                            .body_max = CAKE_API_BODY_MAX,
                            .connections_max = CONNECTIONS_MAX};
     cake_status st = cake_access_init(&s->access, c->api_key_file, c->api_key, err);
+    if (st == CAKE_OK && c->tls_cert)
+        st = cake_http_tls_open(&s->tls, c->tls_cert, c->tls_key, err);
+    hc.tls = s->tls;
     if (st == CAKE_OK) st = cake_http_open(&s->http, c->address, &hc, err);
     if (st == CAKE_OK && !cake_http_is_loopback(s->http) && s->access.n_keys == 0 &&
         !c->insecure_no_auth)
@@ -295,8 +301,8 @@ cake_status cake_serve_open(cake_serve **out, const cake_serve_config *c, cake_e
         bool v6 = strchr(cake_http_host(s->http), ':') != NULL;
         s->access.host = cake_http_host(s->http);
         s->access.cors = c->cors;
-        snprintf(s->url, sizeof s->url, "http://%s%s%s:%u", v6 ? "[" : "", s->access.host,
-                 v6 ? "]" : "", cake_http_port(s->http));
+        snprintf(s->url, sizeof s->url, "http%s://%s%s%s:%u", s->tls ? "s" : "", v6 ? "[" : "",
+                 s->access.host, v6 ? "]" : "", cake_http_port(s->http));
         st = start_threads(s, err);
     }
     if (st == CAKE_OK)
@@ -322,6 +328,7 @@ void cake_serve_close(cake_serve *s) {
     /* Nobody else runs now. */
     while (take_news(s)) continue;
     cake_http_close(s->http);
+    cake_http_tls_close(s->tls);
     while (s->jobs) cake_job_free(s->jobs);
     while (cake_queue_pop(s->to_prepare, 0, 0)) continue;
     while (cake_queue_pop(s->to_loop, 0, 0)) continue;
@@ -329,6 +336,7 @@ void cake_serve_close(cake_serve *s) {
     cake_queue_free(s->to_loop);
     cake_queue_free(s->to_http);
     cake_cluster_view_free(s->view);
+    cake_worker_metrics_free(s->workers);
     cake_token_trie_free(s->trie);
     free(s->scratch.v);
     free(s);

@@ -16,11 +16,12 @@
 typedef struct cake_serve cake_serve;
 
 typedef struct {
-    const char *address;      /* HOST:PORT */
-    const char *api_key_file; /* NULL */
-    const char *api_key;      /* NULL or "" */
-    const char *cors;         /* origins, NULL */
-    const char *model;        /* the name clients use */
+    const char *address;            /* HOST:PORT */
+    const char *api_key_file;       /* NULL */
+    const char *api_key;            /* NULL or "" */
+    const char *cors;               /* origins, NULL */
+    const char *model;              /* the name clients use */
+    const char *tls_cert, *tls_key; /* PEM files; NULL: plain HTTP */
     bool insecure_no_auth;
     uint32_t queue;       /* sequences that may wait */
     uint64_t deadline_ns; /* of a request; 0: none */
