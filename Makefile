@@ -45,7 +45,7 @@ BENCH := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/*.c))
 FUZZ  := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(B)/tests/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all build-all test unit bench bench-check bench-model bench-serve fuzz fuzz-bins asan tsan cov clang-check lint format check-format check-deps man install uninstall clean help demo reference
+.PHONY: all build-all test unit bench bench-check bench-model bench-serve bench-http fuzz fuzz-bins asan tsan cov clang-check lint format check-format check-deps man install uninstall clean help demo reference
 .SECONDARY:
 all: $(BIN)/cake-master $(BIN)/cake-worker              ## build both programs into build/
 $(BIN)/cake-master: $(B)/master/main.o $(LIB)
@@ -99,6 +99,8 @@ bench-model: all $(B)/tests/tools/make_model            ## a model of a real sha
 	@tests/bench/model.sh
 bench-serve: all $(addprefix $(B)/tests/,tools/make_model tools/serve_figures tools/delay bench/bench_link) ## streams, prompts, chats and guesses over two stages
 	@tests/bench/serve.sh
+bench-http: all $(B)/tests/tools/make_model            ## what HTTP costs: time per streamed token, memory of idle streams
+	@python3 tests/bench/http.py
 asan tsan:                                              ## run the unit and integration tests under a sanitizer
 	$(MAKE) VARIANT=$@ test
 reference:                                              ## make the goldens again with the real mlx, mlx-lm, transformers and compare

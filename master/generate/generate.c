@@ -122,15 +122,16 @@ cake_status cake_generation_new(cake_generation **out, const cake_generation_con
     if (st != CAKE_OK) return st;
     cake_generation *g = cake_calloc(1, sizeof *g);
     g->config = *c;
-    g->chooser = cake_sampler_new(&c->sampler, c->n_vocab);
-    if (!g->chooser) st = cake_fail(err, CAKE_ENOMEM, "no memory for the sampler");
+    if (c->sampler.n_logit_bias) {
+        size_t n = c->sampler.n_logit_bias * sizeof *g->bias;
+        g->bias = memcpy(cake_malloc(n), c->sampler.logit_bias, n);
+    }
+    g->config.sampler.logit_bias = g->bias;
     g->detok = cake_detok_new(c->tokenizer, true);
     cake_stopper_init(&g->stopper, c->stop, c->n_stop);
     for (size_t i = 0; i < c->n_shown; i++) cake_detok_show(g->detok, c->shown[i]);
-    if (c->grammar) g->matcher = cake_matcher_new(c->grammar, c->trie);
     g->config.stop = NULL;
     g->config.shown = NULL;
-    g->config.sampler.logit_bias = NULL;
     for (size_t i = 0; st == CAKE_OK && i < n_prompt; i++)
         st = cake_ids_push(&g->ids, prompt[i], err);
     g->n_prompt = n_prompt;
@@ -151,6 +152,7 @@ void cake_generation_free(cake_generation *g) {
     if (!g) return;
     cake_ids_deinit(&g->ids);
     cake_sampler_free(g->chooser);
+    free(g->bias);
     cake_matcher_free(g->matcher);
     cake_detok_free(g->detok);
     cake_stopper_deinit(&g->stopper);
@@ -188,9 +190,23 @@ static cake_status choose_within(cake_generation *g, uint32_t position, const fl
     return CAKE_OK;
 }
 
+/* Sampler and matcher take memory in proportion to the vocabulary: those that wait have none. */
+static bool begin(cake_generation *g) {
+    if (g->chooser) return true;
+    g->chooser = cake_sampler_new(&g->config.sampler, g->config.n_vocab);
+    if (!g->chooser) {
+        cake_fail(&g->error, CAKE_ENOMEM, "no memory for the sampler");
+        g->finish = CAKE_FINISH_ERROR;
+        return false;
+    }
+    if (g->config.grammar) g->matcher = cake_matcher_new(g->config.grammar, g->config.trie);
+    return true;
+}
+
 bool cake_generation_next(cake_generation *g, uint32_t position, const float *logits,
                           uint32_t *token, const char **text, size_t *len) {
     *text = "", *len = 0;
+    if (!begin(g)) return false;
     if (cake_sampler_pick(g->chooser, logits, g->ids.v, g->ids.n, position, token, &g->error) !=
         CAKE_OK) {
         g->finish = CAKE_FINISH_ERROR;

@@ -79,7 +79,8 @@ typedef struct cake_generation {
     cake_error error;
     /* private */
     cake_generation_config config;
-    cake_sampler *chooser;
+    cake_logit_bias *bias;
+    cake_sampler *chooser; /* as the next: from the first token on */
     cake_matcher *matcher;
     cake_detok *detok;
     cake_stopper stopper;

@@ -223,9 +223,12 @@ static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_kind *form, 
     }
     if (strcmp(h->method, "OPTIONS") == 0) {
         cake_http_header(x, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+        /* Clients name headers of their own (X-Stainless-...): none of them means anything here. */
+        const char *wanted = cake_http_head_field(h, "access-control-request-headers");
         cake_http_header(x, "Access-Control-Allow-Headers",
-                         "Authorization, Content-Type, X-Api-Key, X-Requested-With, "
-                         "Anthropic-Version");
+                         cors && wanted && strlen(wanted) < 1000
+                             ? wanted
+                             : "Authorization, Content-Type, X-Api-Key, X-Requested-With");
         cake_http_header(x, "Access-Control-Max-Age", "600");
         cake_http_reply(x, 204, NULL, NULL, 0);
         return true;

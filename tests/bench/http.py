@@ -1,19 +1,22 @@
 """What HTTP costs, as JSON lines: processor time of the HTTP thread per streamed token, beside that of the same answers in one
-piece; memory of 1,000 idle clients of an event stream. Usage: tests/bench/http.py [MASTER]"""
-import json, os, re, select, socket, subprocess, sys, tempfile, time
+piece; memory of 1,000 clients whose streams are open and idle because one other is being answered. Usage: tests/bench/http.py"""
+import json, os, re, resource, select, socket, subprocess, sys, tempfile, time
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-MASTER = sys.argv[1] if len(sys.argv) > 1 else REPO + "/build/cake-master"
-log = tempfile.NamedTemporaryFile()
-p = subprocess.Popen([MASTER, "serve", "--model", REPO + "/tests/models/stories260K-hf", "--api", "127.0.0.1:0", "--discovery-timeout", "0",
-                      "--threads", "1", "--sequences", "8"], stderr=log, stdout=log)
+SMALL = REPO + "/tests/models/stories260K-hf"
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
 
-def wait_url():
-    for _ in range(300):
+def serve(model, *options):
+    """The process and its address."""
+    log = tempfile.NamedTemporaryFile()
+    p = subprocess.Popen([REPO + "/build/cake-master", "serve", "--model", model, "--api", "127.0.0.1:0", "--discovery-timeout", "0",
+                          "--threads", "1", *options], stderr=log, stdout=log)
+    for _ in range(600):
         m = re.search(r"Serving .* on http://([0-9.]+):(\d+)", open(log.name).read())
-        if m: return m.group(1), int(m.group(2))
+        if m: return p, (m.group(1), int(m.group(2)))
         time.sleep(0.1)
-    raise SystemExit("the server did not start")
+    p.terminate()
+    raise SystemExit("the server did not start: " + open(log.name).read())
 
 def http_thread():
     for t in os.listdir(f"/proc/{p.pid}/task"):
@@ -42,8 +45,8 @@ def tokens():
     while x := s.recv(1 << 16): got += x
     return int(re.search(rb"\ncake_generation_tokens_total (\d+)", got).group(1))
 
+p, addr = serve(SMALL, "--sequences", "8")
 try:
-    addr = wait_url()
     thread = http_thread()
     def cost(streams, stream):
         n, c = tokens(), cpu_ns()
@@ -56,21 +59,27 @@ try:
         whole = min(cost(streams, False) for _ in range(5))
         print(json.dumps({"bench": "http", "what": "streamed token", "streams": streams, "us": round(best, 2), "us_whole_reply": round(whole, 2),
                           "bar_us": 20, "ok": best <= 20}), flush=True)
-    import resource
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
-    before, clients = rss(), []
-    for _ in range(1000):
-        s = socket.create_connection(addr)
-        s.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        clients.append(s)
-    there = 0
-    for s in clients:
-        s.settimeout(20)
-        there += s.recv(4096).startswith(b"HTTP/1.1 200")
-    time.sleep(2)
-    used = rss() - before
-    print(json.dumps({"bench": "http", "what": "idle event streams", "clients": there, "mb": round(used / 1e6, 2), "kb_each": round(used / 1e3 / 1000, 2),
-                      "rss_before_mb": round(before / 1e6, 2), "bar_mb": 30, "ok": there == 1000 and used <= 30e6}), flush=True)
 finally:
     p.terminate()
     p.wait()
+
+with tempfile.TemporaryDirectory() as model: # slow enough that the others wait
+    subprocess.run([REPO + "/build/release/tests/tools/make_model", "51mb", model, SMALL], check=True, stdout=sys.stderr)
+    p, addr = serve(model, "--sequences", "1", "--queue", "1000", "--context", "2048")
+    try:
+        b = json.dumps({"prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True, "stream": True}).encode()
+        def stream():
+            s = socket.create_connection(addr)
+            s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(b), b))
+            s.settimeout(20)
+            return s, s.recv(4096).startswith(b"HTTP/1.1 200")
+        first = stream()
+        before = rss()
+        clients = [stream() for _ in range(1000)]
+        there = sum(ok for _, ok in clients)
+        used = rss() - before
+        print(json.dumps({"bench": "http", "what": "idle streams", "clients": there, "mb": round(used / 1e6, 2), "kb_each": round(used / 1e3 / 1000, 2),
+                          "rss_before_mb": round(before / 1e6, 2), "bar_mb": 30, "ok": there == 1000 and used <= 30e6}), flush=True)
+    finally:
+        p.terminate()
+        p.wait()
