@@ -32,7 +32,7 @@ endif
 isa = $(ISA_$(lastword $(subst _, ,$(basename $(notdir $1)))))
 
 WORKER_LIBS := -lzmq -lcrypto -lavahi-common -ljson-c -lm -pthread
-MASTER_LIBS := $(WORKER_LIBS) -lyaml -lpcre2-8 -lutf8proc -ledit -levent_core -levent_openssl -lssl -lssl
+MASTER_LIBS := $(WORKER_LIBS) -lyaml -lpcre2-8 -lutf8proc -ledit -levent_core -levent_openssl -lssl
 
 src    = $(wildcard $(foreach d,$1,$d/*.c $d/*/*.c))
 obj    = $(patsubst %.c,$(B)/%.o,$1)

@@ -320,7 +320,7 @@ static size_t read_object(cake_answer *a, const char *s, size_t n) {
 
 /* ---- states ---- */
 
-enum { WAIT = -1 };
+enum { WAIT = -1, BARE_NAME_MAX = 2 * CAKE_TOOL_NAME_MAX + 32 };
 
 /* A marker opened a call. */
 static void open_call(cake_answer *a, const char *marker) {
@@ -400,9 +400,11 @@ static long opened(cake_answer *a, const char *s, size_t n) {
 }
 
 static long bare_name(cake_answer *a, const char *s, size_t n) {
-    const char *brace = memchr(s, '{', n);
-    size_t len = brace ? (size_t)(brace - s) : n;
-    if (!brace && n <= 2 * CAKE_TOOL_NAME_MAX + 32) return WAIT;
+    /* However the text is cut, no more than this is looked at. */
+    size_t look = n < BARE_NAME_MAX ? n : BARE_NAME_MAX;
+    const char *brace = memchr(s, '{', look);
+    size_t len = brace ? (size_t)(brace - s) : look;
+    if (!brace && n < BARE_NAME_MAX) return WAIT;
     const char *mark = memchr(s, '[', len); /* [CALL_ID]..., [ARGS] */
     size_t name = without_trailing_space(s, mark ? (size_t)(mark - s) : len);
     append(&a->call, s, len);
