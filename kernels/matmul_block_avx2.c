@@ -149,26 +149,25 @@ INLINE void dot_block(cake_packing p, int nt, int nh, const __m256i *c, const in
     const int fit = steps_that_fit(p), two = cake_packing_get(p).bits == 8;
     const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
     for (int i = 0; i < nt * nh; i++) d[i] = e[i] = _mm256_setzero_si256();
-#pragma GCC unroll 4
+    CAKE_UNROLL(4)
     for (int j0 = 0; j0 < 8; j0 += fit) {
         __m256i lo[4], hi[4];
-#pragma GCC unroll 8
-        for (int j = j0; j < j0 + fit; j++)
-#pragma GCC unroll 2
-            for (int t = 0; t < nt; t++) {
-                const __m256i x = bcast(q + t * 64 + j * 4);
-#pragma GCC unroll 2
-                for (int k = 0; k < nh; k++) {
-                    const int i = t * nh + k;
-                    __m256i m = _mm256_maddubs_epi16(c[j * nh + k], x);
-                    lo[i] = j == j0 ? m : _mm256_add_epi16(lo[i], m);
-                    __asm__("" : "+x"(lo[i])); /* no trees of sums, which would all be spilled */
-                    if (!two) continue;
-                    m = _mm256_maddubs_epi16(c[(j + 8) * nh + k], x);
-                    hi[i] = j == j0 ? m : _mm256_add_epi16(hi[i], m);
-                    __asm__("" : "+x"(hi[i]));
-                }
+        CAKE_UNROLL(8)
+        for (int j = j0; j < j0 + fit; j++) CAKE_UNROLL(2)
+        for (int t = 0; t < nt; t++) {
+            const __m256i x = bcast(q + t * 64 + j * 4);
+            CAKE_UNROLL(2)
+            for (int k = 0; k < nh; k++) {
+                const int i = t * nh + k;
+                __m256i m = _mm256_maddubs_epi16(c[j * nh + k], x);
+                lo[i] = j == j0 ? m : _mm256_add_epi16(lo[i], m);
+                __asm__("" : "+x"(lo[i])); /* no trees of sums, which would all be spilled */
+                if (!two) continue;
+                m = _mm256_maddubs_epi16(c[(j + 8) * nh + k], x);
+                hi[i] = j == j0 ? m : _mm256_add_epi16(hi[i], m);
+                __asm__("" : "+x"(hi[i]));
             }
+        }
         for (int i = 0; i < nt * nh; i++) {
             const __m256i by = !cake_pk_super(p)              ? ones
                                : !cake_pk_whole(p) && j0 >= 4 ? v[i % nh][1]
@@ -251,7 +250,7 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
             _mm256_store_si256((__m256i *)(void *)(u + i), load256(w + i));
         w += info.head;
         begin_unit(p, &s[0]), begin_unit(p, &s[1]);
-#pragma GCC unroll 8
+        CAKE_UNROLL(8)
         for (unsigned b = 0; b < info.unit; b++) {
             if (!cake_pk_super(p) && h == blocks) break;
             __m256i v[2][3], d[2], e[2];
@@ -294,7 +293,7 @@ INLINE const uint8_t *expand_chunk(cake_packing p, const uint8_t *w, uint32_t le
         for (int half = 0; half < 2; half++) {
             if (cake_pk_super(p)) load_super(p, u, half, &out->d[half], &out->dmin[half]);
             const uint8_t *v = w + half * 32;
-#pragma GCC unroll 8
+            CAKE_UNROLL(8)
             for (unsigned b = 0; b < info.unit; b++) {
                 if (!cake_pk_super(p) && b0 + b == len) break;
                 __m256i c[16];
@@ -418,7 +417,7 @@ INLINE void expand_f32(cake_packing p, const uint8_t *w, uint32_t h0, uint32_t b
     for (uint32_t b0 = 0; b0 < blocks; b0 += info.unit) {
         const uint8_t *u = w;
         w += info.head;
-#pragma GCC unroll 8
+        CAKE_UNROLL(8)
         for (unsigned b = 0; b < info.unit; b++) {
             if (b0 + b == blocks) break;
             for (int half = 0; half < 2; half++) {

@@ -203,7 +203,7 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
         const head u = load_head(p, w);
         w += info.head;
         begin_unit(p, &s);
-#pragma GCC unroll 8
+        CAKE_UNROLL(8)
         for (unsigned b = 0; b < info.unit; b++) {
             if (!cake_pk_super(p) && h == blocks) break;
             __m512i c[8], d = _mm512_setzero_si512(), e = d; /* two chains: half the latency */
@@ -216,7 +216,7 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
                 d = _mm512_slli_epi32(bcast_int(neg), cake_pk_zero_shift(p));
                 e = _mm512_slli_epi32(bcast_int(neg + 1), cake_pk_zero_shift(p));
             }
-#pragma GCC unroll 4
+            CAKE_UNROLL(4)
             for (int j = 0; j < 4; j++) {
                 d = _mm512_dpbusd_epi32(d, c[j], bcast(q + j * 4));
                 e = _mm512_dpbusd_epi32(e, c[j + 4], bcast(q + j * 4 + 16));
@@ -246,7 +246,7 @@ INLINE const uint8_t *expand_chunk(cake_packing p, const uint8_t *w, uint32_t le
         w += info.head;
         if (cake_pk_super(p)) _mm512_store_ps(out->d, u.d);
         if (cake_pk_mins(p)) _mm512_store_ps(out->dmin, u.dmin);
-#pragma GCC unroll 8
+        CAKE_UNROLL(8)
         for (unsigned b = 0; b < info.unit; b++) {
             if (!cake_pk_super(p) && b0 + b == len) break;
             __m512i c[8];
@@ -274,7 +274,7 @@ INLINE void some_tokens(cake_packing p, int nt, const panel_of *w, uint32_t h0, 
                         const cake_act *a, uint32_t tok, ahead *pre, float *acc) {
     const size_t all = a->n_tok;
     sums s[8];
-#pragma GCC unroll 8
+    CAKE_UNROLL(8)
     for (int i = 0; i < nt; i++) {
         begin_unit(p, &s[i]);
         if (!cake_pk_super(p)) s[i].acc = _mm512_load_ps(acc + i * 16);
@@ -287,7 +287,7 @@ INLINE void some_tokens(cake_packing p, int nt, const panel_of *w, uint32_t h0, 
         for (uint32_t l = 0; l < pre->per_block && pre->next < pre->end; l++, pre->next += 64)
             _mm_prefetch(pre->next, _MM_HINT_T0);
         __m512i d[8], e[8];
-#pragma GCC unroll 8
+        CAKE_UNROLL(8)
         for (int i = 0; i < nt; i++) {
             d[i] = e[i] = _mm512_setzero_si512();
             if (!cake_pk_zero_shift(p)) continue;
@@ -298,20 +298,20 @@ INLINE void some_tokens(cake_packing p, int nt, const panel_of *w, uint32_t h0, 
                 d[i] = _mm512_slli_epi32(d[i], cake_pk_zero_shift(p)),
                 e[i] = _mm512_slli_epi32(e[i], cake_pk_zero_shift(p));
         }
-#pragma GCC unroll 8
+        CAKE_UNROLL(8)
         for (int j = 0; j < 8; j++) {
             const __m512i c = load512(w->codes[b][j]);
             __m512i *x = cake_pk_whole(p) || j < 4 ? d : e;
-#pragma GCC unroll 8
+            CAKE_UNROLL(8)
             for (int i = 0; i < nt; i++)
                 x[i] = _mm512_dpbusd_epi32(x[i], c, bcast(q + i * 64 + j * 4));
         }
         const __m512 v[2] = {_mm512_load_ps(w->scales[b][0]), _mm512_load_ps(w->scales[b][1])};
-#pragma GCC unroll 8
+        CAKE_UNROLL(8)
         for (int i = 0; i < nt; i++)
             add_block(p, d[i], e[i], v, scale + i, sum32 + i, neg + 2 * i, &s[i]);
     }
-#pragma GCC unroll 8
+    CAKE_UNROLL(8)
     for (int i = 0; i < nt; i++) {
         if (cake_pk_super(p)) {
             s[i].acc = _mm512_load_ps(acc + i * 16);
@@ -401,7 +401,7 @@ INLINE void expand_f32(cake_packing p, const uint8_t *w, uint32_t h0, uint32_t b
     for (uint32_t b0 = 0; b0 < blocks; b0 += info.unit) {
         const head u = load_head(p, w);
         w += info.head;
-#pragma GCC unroll 8
+        CAKE_UNROLL(8)
         for (unsigned b = 0; b < info.unit; b++) {
             if (b0 + b == blocks) break;
             __m512i c[8];

@@ -16,6 +16,14 @@ extern const cake_matmul_ops cake_matmul_avx512;
 extern const cake_matmul_ops cake_matmul_neon;
 #endif
 
+/* Unroll the loop that follows; not with sanitizers, which would take minutes to compile it. */
+#ifdef CAKE_DEBUG
+#define CAKE_UNROLL(n)
+#else
+#define CAKE_UNROLL(n)    CAKE_PRAGMA(GCC unroll n)
+#define CAKE_PRAGMA(text) _Pragma(#text)
+#endif
+
 enum {
     CAKE_MM_TOKENS = 64,   /* tokens whose accumulators live in scratch at one time */
     CAKE_MM_K_CHUNK = 256, /* columns expanded to f32 at one time in f32 mode */

@@ -221,7 +221,7 @@ static inline md_act md_act_new(uint32_t k, uint32_t n_tok, const cake_matmul_op
             for (uint32_t i = k; i < ldx; i++) a.x[t * ldx + i] = NAN;
     }
     a.mem = md_aligned(cake_act_bytes(k, n_tok) + 64);
-    memset(a.mem, 0xa5, cake_act_bytes(k, n_tok));
+    memset(a.mem, 0xff, cake_act_bytes(k, n_tok)); /* as floats NaN */
     cake_act_init(&a.act, a.mem, a.x, ldx, k, n_tok);
     if (ops) ops->act_quantize(&a.act, 0, n_tok);
     return a;
