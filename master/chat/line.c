@@ -236,10 +236,12 @@ void cake_line_remember(cake_line_reader *r, const char *line) {
 
 /* ---- life ---- */
 
-static bool open_editor(cake_line_reader *r) {
-    /* Characters of more than one byte need a locale that knows them. */
+void cake_line_set_locale(void) {
     setlocale(LC_CTYPE, "");
     if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
+}
+
+static bool open_editor(cake_line_reader *r) {
     r->el = el_init("cake-master", stdin, stderr, stderr);
     if (!r->el) return false;
     el_set(r->el, EL_CLIENTDATA, r);

@@ -27,6 +27,9 @@ typedef struct {
     void (*complete)(const char *text, cake_line_choices *out);
 } cake_line_config;
 
+/* Before there are other threads: characters of more than one byte need a locale that knows them.
+ */
+void cake_line_set_locale(void);
 /* A terminal on standard input and error is edited on; else lines are read as they come. The
  * history file is only a convenience: one that cannot be read or written is left alone. */
 cake_line_reader *cake_line_open(const cake_line_config *c);

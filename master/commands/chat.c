@@ -5,6 +5,7 @@
 #include "common/file.h"
 #include "common/mem.h"
 #include "master/chat/chat.h"
+#include "master/chat/line.h"
 #include "master/commands/commands.h"
 #include "master/commands/serve.h"
 #include "master/commands/session.h"
@@ -174,6 +175,7 @@ cake_status cake_command_chat(const cake_master_options *o, const cake_cli *cli,
     cake_conversation c;
     cake_conversation_init(&c);
     take_settings(&c, o, cli);
+    cake_line_set_locale();
     stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     cake_status st = stop_fd >= 0 ? CAKE_OK : cake_fail(err, CAKE_EIO, "cannot make an eventfd");
     if (st == CAKE_OK && !o->server) st = engine_start(&e, o, err);
