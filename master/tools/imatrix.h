@@ -70,7 +70,8 @@ const float *cake_imatrix_values(const cake_imatrix_entry *e, uint32_t n_mat, ui
 
 /* Write a file (temporary name, fsync, rename). .dat: mlx-kquant's form, the mean itself and no
  * trailer, which llama.cpp reads too (it scales each entry by a constant, which changes nothing).
- * GGUF: in_sum2 = mean * count. Values must be finite. CAKE_EIO. */
+ * GGUF: in_sum2 = mean * count, modules by their names in GGUF files. Values must be finite.
+ * CAKE_EIO. */
 cake_status cake_imatrix_save_dat(const cake_imatrix *m, const char *path, cake_error *err);
 cake_status cake_imatrix_save_gguf(const cake_imatrix *m, const char *path, cake_error *err);
 /* By the name: GGUF when ".gguf" is in it (mlx-kquant's rule), else .dat. */

@@ -268,8 +268,21 @@ static void put_zeros(cake_imatrix_bytes *b) {
     cake_imatrix_put(b, zero, cake_round_up(b->len, ALIGN_DEFAULT) - b->len);
 }
 
-static void put_info(cake_imatrix_bytes *b, const char *name, const char *suffix, uint64_t dim0,
+/* A module by the name that llama.cpp looks for, other entries by their own. */
+static void put_info(cake_imatrix_bytes *b, const char *own, const char *suffix, uint64_t dim0,
                      uint64_t n_mat, uint64_t *offset) {
+    static const char weight[] = ".weight";
+    char path[CAKE_IMATRIX_NAME_MAX + 1], blk[64 + sizeof weight];
+    const char *name = own;
+    size_t n = strlen(own), w = sizeof weight - 1;
+    if (n > w && n - w < sizeof path && strcmp(own + n - w, weight) == 0) {
+        memcpy(path, own, n - w);
+        path[n - w] = 0;
+        if (cake_gguf_name_of(path, blk, 64)) {
+            strcat(blk, weight);
+            name = blk;
+        }
+    }
     put_u64(b, strlen(name) + strlen(suffix));
     cake_imatrix_put(b, name, strlen(name));
     cake_imatrix_put(b, suffix, strlen(suffix));
