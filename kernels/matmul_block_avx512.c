@@ -238,8 +238,8 @@ typedef struct {
     float scales[CHUNK][2][16], d[16], dmin[16];
 } panel_of;
 
-/* Expand `len` blocks from the start of a unit on; returns where the next one starts. */
-INLINE const uint8_t *expand_chunk(cake_packing p, const uint8_t *w, uint32_t len, panel_of *out) {
+/* Scales of `len` blocks from the start of a unit on; returns where the next one starts. */
+INLINE const uint8_t *expand_scales(cake_packing p, const uint8_t *w, uint32_t len, panel_of *out) {
     const cake_packing_info info = cake_packing_get(p);
     for (uint32_t b0 = 0; b0 < len; b0 += info.unit) {
         const head u = load_head(p, w);
@@ -249,12 +249,8 @@ INLINE const uint8_t *expand_chunk(cake_packing p, const uint8_t *w, uint32_t le
         CAKE_UNROLL(8)
         for (unsigned b = 0; b < info.unit; b++) {
             if (!cake_pk_super(p) && b0 + b == len) break;
-            __m512i c[8];
-            __m512 v[2];
-            load_codes(p, w, c);
+            __m512 v[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
             w += info.bits * 64;
-            for (int j = 0; j < 8; j++) _mm512_store_si512(out->codes[b0 + b][j], c[j]);
-            v[1] = _mm512_setzero_ps();
             block_scales(p, &u, b, v);
             for (int i = 0; i < 2; i++) _mm512_store_ps(out->scales[b0 + b][i], v[i]);
         }
@@ -269,9 +265,11 @@ typedef struct {
     uint32_t per_block;
 } ahead;
 
-/* nt tokens from tok on over `len` blocks from h0 on. */
-INLINE void some_tokens(cake_packing p, int nt, const panel_of *w, uint32_t h0, uint32_t len,
-                        const cake_act *a, uint32_t tok, ahead *pre, float *acc) {
+/* nt tokens from tok on over `len` blocks from h0 on. The first of a chunk give the packed codes,
+ * which are expanded on the way, beside the multiplications; the rest NULL. */
+INLINE void some_tokens(cake_packing p, int nt, const uint8_t *codes, panel_of *w, uint32_t h0,
+                        uint32_t len, const cake_act *a, uint32_t tok, ahead *pre, float *acc) {
+    const cake_packing_info info = cake_packing_get(p);
     const size_t all = a->n_tok;
     sums s[8];
     CAKE_UNROLL(8)
@@ -286,6 +284,13 @@ INLINE void some_tokens(cake_packing p, int nt, const panel_of *w, uint32_t h0, 
         const float *scale = a->scale + h * all + tok, *sum32 = a->sum32 + h * all + tok;
         for (uint32_t l = 0; l < pre->per_block && pre->next < pre->end; l++, pre->next += 64)
             _mm_prefetch(pre->next, _MM_HINT_T0);
+        if (codes) {
+            __m512i c[8];
+            if (b % info.unit == 0) codes += info.head;
+            load_codes(p, codes, c);
+            codes += info.bits * 64;
+            for (int j = 0; j < 8; j++) _mm512_store_si512(w->codes[b][j], c[j]);
+        }
         __m512i d[8], e[8];
         CAKE_UNROLL(8)
         for (int i = 0; i < nt; i++) {
@@ -329,15 +334,21 @@ INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w
     for (uint32_t h = 0; h < blocks; h += CHUNK) {
         const uint32_t len = blocks - h < CHUNK ? blocks - h : CHUNK;
         const uint8_t *from = w;
-        w = expand_chunk(p, w, len, panel);
+        w = expand_scales(p, w, len, panel);
         const uint32_t lines = (uint32_t)((w - from) / 64), groups = (n + 7) / 8 * CHUNK;
         ahead pre = {w + (w - from), w + 2 * (w - from), (lines + groups - 1) / groups};
         uint32_t i = 0;
-        for (; most == 8 && i + 8 <= n; i += 8)
-            some_tokens(p, 8, panel, h, len, a, tok0 + i, &pre, acc + i * 16);
-        for (; i + 4 <= n; i += 4)
-            some_tokens(p, 4, panel, h, len, a, tok0 + i, &pre, acc + i * 16);
-        for (; i < n; i++) some_tokens(p, 1, panel, h, len, a, tok0 + i, &pre, acc + i * 16);
+#define PASS(nt, codes) some_tokens(p, nt, codes, panel, h, len, a, tok0 + i, &pre, acc + i * 16)
+        if (most == 8 && n >= 8)
+            PASS(8, from), i = 8;
+        else if (n >= 4)
+            PASS(4, from), i = 4;
+        else
+            PASS(1, from), i = 1;
+        for (; most == 8 && i + 8 <= n; i += 8) PASS(8, NULL);
+        for (; i + 4 <= n; i += 4) PASS(4, NULL);
+        for (; i < n; i++) PASS(1, NULL);
+#undef PASS
     }
 }
 
