@@ -265,6 +265,41 @@ static void test_extremes(void **state) {
         }
 }
 
+/* Codes and scales at their ends, activations at +-127 of one sign, or of the sign that adds up
+ * over unlike columns: whatever saturates or overflows differs from the scalar code. */
+static void test_block_extremes(void **state) {
+    (void)state;
+    static const uint8_t fills[] = {0xff, 0x00, 0x77, 0x88, 0xf0, 0x7f, 0x80};
+    float x[5 * 512];
+    for (int which = 0; which < MD_BLOCKS; which++)
+        for (size_t f = 0; f < COUNT(fills); f++)
+            for (int sign = 0; sign < 3; sign++) {
+                cake_wspec s = md_block_spec(which, 16, 512);
+                md_matrix m = md_new(s);
+                size_t bytes = cake_stored_row_bytes(&s) * s.n;
+                int at[2] = {-1, -1};
+                if (s.kind == CAKE_W_BLOCK) md_halves(s.codec, at);
+                for (size_t i = 0; i < bytes; i++) {
+                    int in =
+                        s.kind == CAKE_W_BLOCK ? (int)(i % cake_codec_get(s.codec)->bytes) : -9;
+                    bool half = (at[0] >= 0 && (in == at[0] || in == at[0] + 1)) ||
+                                (at[1] >= 0 && (in == at[1] || in == at[1] + 1));
+                    if (!half) m.weight[i] = fills[f];
+                }
+                free(m.packed);
+                md_pack(&m);
+                for (int i = 0; i < 5 * 512; i++)
+                    x[i] = sign == 0 || (sign == 2 && i % 32 < 16) ? 127 : -127;
+                md_act a = md_act_new(s.k, 5, cake_matmul_for(CAKE_ISA_SCALAR), x, s.k);
+                make_reference(&m, &a, false);
+                for (int isa = 0; isa < CAKE_ISA_COUNT; isa++)
+                    for (uint32_t n = 1; n <= 5 && cake_matmul_for((cake_isa)isa); n += 4)
+                        check_isa(&m, x, s.k, n, false, (cake_isa)isa);
+                md_act_free(&a);
+                md_free(&m);
+            }
+}
+
 /* Every tile range gives the same rows and touches no others; no tokens writes nothing. */
 static void test_tile_splits(void **state) {
     (void)state;
@@ -417,7 +452,7 @@ int main(void) {
         cmocka_unit_test(test_f32_f64),     cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_tile_splits), cmocka_unit_test(test_act_quantize),
         cmocka_unit_test(test_nonfinite),   cmocka_unit_test(test_block_isas),
-        cmocka_unit_test(test_block_f64),
+        cmocka_unit_test(test_block_f64),   cmocka_unit_test(test_block_extremes),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }
