@@ -17,7 +17,7 @@ set -eu
 build="gcc libc6-dev make pkg-config libzmq3-dev libssl-dev libjson-c-dev libavahi-client-dev libavahi-core-dev
        libpcre2-dev libutf8proc-dev libyaml-dev libedit-dev libevent-dev"
 test="libcmocka-dev clang libclang-rt-14-dev clang-format qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-      avahi-daemon avahi-utils dbus iproute2 procps util-linux python3 openssl curl"
+      avahi-daemon avahi-utils dbus iproute2 procps util-linux python3 python3-venv openssl curl"
 
 browser="chromium fonts-dejavu-core"
 arm64="libzmq3-dev:arm64 libssl-dev:arm64 libjson-c-dev:arm64 libavahi-client-dev:arm64 libavahi-core-dev:arm64 libcmocka-dev:arm64"
