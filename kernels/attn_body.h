@@ -403,7 +403,7 @@ LANES_FN int visible(const cake_attn_spec *s, uint32_t b, uint64_t pos, int *lo,
 static void block_tile(attn_job *j, uint32_t b, uint32_t pos0, size_t v, size_t n, float *m,
                        float *l) {
     /* Both ends only move forward from row to row. */
-    int lo[ROWS], hi[ROWS], lo_min, lo_max, hi_min, hi_max;
+    int lo[ROWS] = {0}, hi[ROWS] = {0}, lo_min, lo_max, hi_min, hi_max;
     visible(j->s, b, (uint64_t)pos0 + v / j->group, &lo_min, &hi_min);
     visible(j->s, b, (uint64_t)pos0 + (v + n - 1) / j->group, &lo_max, &hi_max);
     int g0 = lo_min / 16, g1 = (hi_max + 15) / 16, whole = lo_max == 0 && hi_min == BLOCK;

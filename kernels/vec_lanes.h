@@ -18,7 +18,11 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(CAKE_LANES_SCALAR) && defined(__SANITIZE_ADDRESS__) /* inlined, gcc needs minutes */
+#define LANES_FN static __attribute__((noinline, unused))
+#else
 #define LANES_FN static inline __attribute__((always_inline, unused))
+#endif
 
 /* f16 <-> f32 one at a time, the bits of the hardware conversions (NaNs become quiet). */
 LANES_FN uint16_t f16_from_f32(float x) {
