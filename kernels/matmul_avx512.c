@@ -260,7 +260,9 @@ static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y
             float *out = y + (size_t)tok0 * ldy + (size_t)t * 16;
             /* rows of y lie far apart: have their lines ready when the sums are */
             for (uint32_t i = 0; i < n; i++) _mm_prefetch(out + i * ldy, _MM_HINT_T0);
-            if (f32)
+            if (a->n_tok == 1 && s->kind == CAKE_W_FP && s->fp == CAKE_FP_MXFP8)
+                cake_mxfp8_one_avx512(s, p, a->x, acc);
+            else if (f32)
                 tile_f32(s, p, a, tok0, n, acc, panel);
             else if (block_fn)
                 block_fn(s, p, a, tok0, n, acc, panel);

@@ -179,6 +179,7 @@ typedef void cake_block_tile(const cake_wspec *s, const uint8_t *tile, const cak
                              uint32_t tok0, uint32_t n, float *acc, float *panel);
 cake_block_tile cake_block_tile_scalar;
 #if defined(__x86_64__)
+void cake_mxfp8_one_avx512(const cake_wspec *s, const uint8_t *tile, const float *x, float out[16]);
 /* By packing; none for mxfp8. */
 extern cake_block_tile *const cake_block_tiles_avx2[CAKE_PK_COUNT];
 extern cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT];

@@ -355,13 +355,16 @@ INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w
 
 /* ---- f32 mode ---- */
 
-/* 8 E4M3 codes, the low bytes of every lane. */
-INLINE __m256 e4m3(__m256i x) {
-    const __m256i h =
-        _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi32(x, 8), _mm256_set1_epi32(0x8000)),
-                        _mm256_and_si256(_mm256_slli_epi32(x, 7), _mm256_set1_epi32(0x3f80)));
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(h, h), 0xd8);
-    return _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(packed)), _mm256_set1_ps(0x1p8f));
+/* 8 E4M3 codes, bytes t of every lane: their exponent and mantissa bits as those of an f32 mean
+ * 2^-120 of the value, also where it is subnormal. */
+INLINE __m256 e4m3(__m256i x, int t) {
+    const __m256i sign =
+        _mm256_and_si256(_mm256_slli_epi32(x, 24 - 8 * t), _mm256_set1_epi32((int)0x80000000));
+    const __m256i rest =
+        _mm256_and_si256(t < 3 ? _mm256_slli_epi32(x, 20 - 8 * (t % 3)) : _mm256_srli_epi32(x, 4),
+                         _mm256_set1_epi32(0x07f00000));
+    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_or_si256(sign, rest)),
+                         _mm256_set1_ps(0x1p120f));
 }
 
 /* Scale and min of the halves of block b of a unit, eight rows, as codec.h multiplies them out. */
@@ -402,8 +405,7 @@ INLINE void expand_mxfp8(const uint8_t *w, uint32_t h0, uint32_t blocks, float *
                 const __m256i x = load256(c + j * 64);
                 for (int t = 0; t < 4; t++)
                     _mm256_store_ps(out + (j * 4 + t) * 16 + half * 8,
-                                    _mm256_mul_ps(e4m3(_mm256_srli_epi32(x, 8 * t)),
-                                                  _mm256_castsi256_ps(scale)));
+                                    _mm256_mul_ps(e4m3(x, t), _mm256_castsi256_ps(scale)));
             }
         }
     }

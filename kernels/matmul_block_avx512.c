@@ -354,12 +354,16 @@ INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w
 
 /* ---- f32 mode ---- */
 
-/* 16 E4M3 codes, the low bytes of every lane. */
-INLINE __m512 e4m3(__m512i x) {
-    const __m512i h =
-        _mm512_or_si512(_mm512_and_si512(_mm512_slli_epi32(x, 8), _mm512_set1_epi32(0x8000)),
-                        _mm512_and_si512(_mm512_slli_epi32(x, 7), _mm512_set1_epi32(0x3f80)));
-    return _mm512_mul_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(h)), _mm512_set1_ps(0x1p8f));
+/* 16 E4M3 codes, bytes t of every lane: their exponent and mantissa bits as those of an f32 mean
+ * 2^-120 of the value, also where it is subnormal. */
+INLINE __m512 e4m3(__m512i x, unsigned t) {
+    const __m512i sign =
+        _mm512_and_si512(_mm512_slli_epi32(x, 24 - 8 * t), _mm512_set1_epi32((int)0x80000000));
+    const __m512i rest =
+        _mm512_and_si512(t < 3 ? _mm512_slli_epi32(x, 20 - 8 * (t % 3)) : _mm512_srli_epi32(x, 4),
+                         _mm512_set1_epi32(0x07f00000));
+    return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_or_si512(sign, rest)),
+                         _mm512_set1_ps(0x1p120f));
 }
 
 /* Scale and min of the halves of block b of a unit, as codec.h multiplies them out. */
@@ -386,22 +390,48 @@ INLINE void float_scales(cake_packing p, const head *u, unsigned b, __m512 s[2],
     for (int i = 0; i < 2; i++) s[i] = _mm512_mul_ps(u->d, s[i]);
 }
 
+/* 16 E8M0 scales. */
+INLINE __m512 e8m0(const uint8_t *bytes) {
+    const __m512i e = _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(const void *)bytes));
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(
+        _mm512_slli_epi32(e, 23), _mm512_testn_epi32_mask(e, e), _mm512_set1_epi32(0x00400000)));
+}
+
 INLINE void expand_mxfp8(const uint8_t *w, uint32_t h0, uint32_t blocks, float *out) {
     w += (size_t)(h0 / 4) * (64 + 4 * 512);
     for (uint32_t b = 0; b < blocks; b++) {
         if (b > 0 && b % 4 == 0) w += 64 + 4 * 512;
-        const __m512i e =
-            _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(const void *)(w + b % 4 * 16)));
-        const __m512i scale = _mm512_mask_mov_epi32(
-            _mm512_slli_epi32(e, 23), _mm512_testn_epi32_mask(e, e), _mm512_set1_epi32(0x00400000));
+        const __m512 scale = e8m0(w + b % 4 * 16);
         const uint8_t *c = w + 64 + b % 4 * 512;
         for (int j = 0; j < 8; j++) {
             const __m512i x = load512(c + j * 64);
+            CAKE_UNROLL(4)
             for (unsigned t = 0; t < 4; t++, out += 16)
-                _mm512_store_ps(out, _mm512_mul_ps(e4m3(_mm512_srli_epi32(x, 8 * t)),
-                                                   _mm512_castsi512_ps(scale)));
+                _mm512_store_ps(out, _mm512_mul_ps(e4m3(x, t), scale));
         }
     }
+}
+
+/* One token of one tile of mxfp8: the sums of f32 mode, without a way through memory. */
+void cake_mxfp8_one_avx512(const cake_wspec *s, const uint8_t *w, const float *x, float out[16]) {
+    __m512 part[4];
+    for (int t = 0; t < 4; t++) part[t] = _mm512_setzero_ps();
+    for (uint32_t h = 0; h < s->k / 32;) {
+        const uint8_t *scales = w;
+        w += 64;
+        for (uint32_t b = 0; b < 4 && h < s->k / 32; b++, h++, w += 512) {
+            const __m512 scale = e8m0(scales + b * 16);
+            for (int j = 0; j < 8; j++, x += 4) {
+                const __m512i c = load512(w + j * 64);
+                CAKE_UNROLL(4)
+                for (unsigned t = 0; t < 4; t++)
+                    part[t] = _mm512_fmadd_ps(_mm512_mul_ps(e4m3(c, t), scale), bcast_float(x + t),
+                                              part[t]);
+            }
+        }
+    }
+    _mm512_store_ps(
+        out, _mm512_add_ps(_mm512_add_ps(part[0], part[1]), _mm512_add_ps(part[2], part[3])));
 }
 
 /* Blocks [h0, h0 + blocks) of a tile, h0 at the start of a unit, to f32 [column][16]. Minus zeros
