@@ -201,6 +201,14 @@ static cake_status check_plan_peers(cake_cluster *c, cake_error *err) {
     return CAKE_OK;
 }
 
+int64_t cake_cluster_heard_ms(const cake_cluster *c) {
+    int64_t heard = cake_now_ms();
+    for (uint32_t i = 0; c->deployed && i < c->plan->plan.n_stages; i++)
+        if (!c->stage_peer[i]->is_local && c->stage_peer[i]->last_heard_ms < heard)
+            heard = c->stage_peer[i]->last_heard_ms;
+    return heard;
+}
+
 /* Whoever called us may have been busy for long: then it is not the workers that were silent. */
 static void excuse_silence(cake_cluster *c) {
     int64_t now = cake_now_ms();

@@ -107,6 +107,10 @@ void cake_cluster_set_handler(cake_cluster *c, cake_cluster_handler fn, void *ar
 /* Send a batch to stage 0; m is taken. */
 cake_status cake_cluster_send(cake_cluster *c, cake_msg *m, cake_error *err);
 
+/* cake_now_ms of when the stage that has been silent for longest was last heard of; now, when all
+ * stages are on this machine. After CAKE_PEER_SILENT_MS without a word a worker counts as lost. */
+int64_t cake_cluster_heard_ms(const cake_cluster *c);
+
 /* Of a plan deployed with `collect`, when no batch is under way: what was seen of an input of a
  * unit. means [n][k], counts [n]: the mean of each column's squares and the rows seen, as
  * cake_layout_input says. Takes the handler; waits. CAKE_EUNAVAIL: the worker is lost;

@@ -480,7 +480,8 @@ void cake_serve_abandon(cake_serve *s, const cake_error *why) {
     for_suspended(s, end_suspended, &e);
 }
 
-static void snapshot(cake_serve *s) {
+static void snapshot(cake_serve *s, const cake_cluster *c) {
+    atomic_store(&s->heard_ms, cake_cluster_heard_ms(c));
     cake_scheduler_stats st;
     cake_scheduler_stats_get(s->scheduler, &st);
     atomic_store_explicit(&s->metrics.running, st.running, memory_order_relaxed);
@@ -514,7 +515,7 @@ cake_status cake_serve_loop(cake_serve *s, cake_cluster *c, cake_error *err) {
     cake_queue_push(s->to_http, &cake_serve_signal);
     while (st == CAKE_OK) {
         take_orders(s);
-        snapshot(s);
+        snapshot(s, c);
         st = cake_scheduler_step(s->scheduler, POLL_MS, err);
     }
     atomic_store(&s->state, CAKE_SERVE_DOWN);

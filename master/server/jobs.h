@@ -116,6 +116,7 @@ struct cake_serve {
     char url[300];
     int64_t started; /* unix seconds */
     _Atomic int state;
+    _Atomic int64_t heard_ms; /* of the stages, while READY: cake_cluster_heard_ms */
     cake_serve_engine engine; /* valid once the state was READY, and what follows from it: */
     cake_token_trie *trie;
     cake_tool_format tool_format;

@@ -17,6 +17,7 @@ enum {
     KEEP_ALIVE_MS = 5000, /* silence on a stream before a comment is sent */
     CONNECTIONS_MAX = 2048,
     FAREWELL_MS = 500,
+    SILENT_MS = 900, /* of a stage, until /health says so */
 };
 
 static void on_refused(void *arg, cake_exchange *x, int status) {
@@ -102,13 +103,18 @@ static bool get_health(cake_serve *s, cake_exchange *x, const cake_route *r, con
                        cake_api_error *e) {
     (void)r, (void)rest, (void)e;
     int state = atomic_load(&s->state);
+    /* A worker without power or cable says nothing: no token can be produced meanwhile. */
+    bool silent =
+        state == CAKE_SERVE_READY && cake_now_ms() - atomic_load(&s->heard_ms) > SILENT_MS;
+    bool ok = state == CAKE_SERVE_READY && !silent;
     json_object *o = json_object_new_object();
     json_object_object_add(o, "status",
-                           json_object_new_string(state == CAKE_SERVE_READY     ? "ok"
+                           json_object_new_string(ok                            ? "ok"
+                                                  : silent                      ? "silent"
                                                   : state == CAKE_SERVE_LOADING ? "loading"
                                                                                 : "unavailable"));
-    if (state != CAKE_SERVE_READY) cake_http_header(x, "Retry-After", "1");
-    cake_reply_json(x, state == CAKE_SERVE_READY ? 200 : 503, o);
+    if (!ok) cake_http_header(x, "Retry-After", "1");
+    cake_reply_json(x, ok ? 200 : 503, o);
     return true;
 }
 

@@ -22,6 +22,12 @@ same "its layers" 5 "$(of_worker layers)"
 same "it is up" 1 "$(of_worker up)"
 check "its time" test "$(of_worker compute_seconds_total | tr -d .e- | tr -d 0)" != ""
 check "what was sent to it" test "$(of_worker sent_bytes_total)" -gt 10000
+unplug 2
+start=$(now_ms)
+check "/health is false when a cable is pulled" wait_until 5 is_health 503
+echo "# $(($(now_ms) - start)) ms after the cable was pulled"
+replug 2
+check "and true when it is back" wait_until 30 is_health 200
 start=$(now_ms)
 stop w2 KILL 5
 # The aim is 1 s; only a multiple fails, because a busy machine is no defect.
