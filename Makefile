@@ -100,7 +100,7 @@ bench-model: all $(B)/tests/tools/make_model            ## a model of a real sha
 bench-serve: all $(addprefix $(B)/tests/,tools/make_model tools/serve_figures tools/delay bench/bench_link) ## streams, prompts, chats and guesses over two stages
 	@tests/bench/serve.sh
 bench-http: all $(B)/tests/tools/make_model            ## what HTTP costs: time per streamed token, memory of idle streams
-	@python3 tests/bench/http.py
+	@python3 tests/bench/bench_http.py
 asan tsan:                                              ## run the unit and integration tests under a sanitizer
 	$(MAKE) VARIANT=$@ test
 reference:                                              ## make the goldens again with the real mlx, mlx-lm, transformers and compare

@@ -2,7 +2,6 @@
 # tests/bench/soak.sh [REQUESTS]: requests with random disconnects against a server over one worker, 10,000 by default; what is
 # there before and after: sequences, batches, jobs, descriptors, threads, resident memory of both processes. JSON on stdout;
 # fails when something is left behind. tests/integration/soak.sh is a short one.
-# -I: the folder of soak.py is no place for modules (http.py there is a benchmark).
 set -u
 cd "$(dirname "$0")/../.."
 N=${1:-10000}
@@ -33,9 +32,9 @@ URL=$(grep -oE 'http://[0-9.:]+' "$tmp/main.log" | tail -1)
 held() { # held PID: descriptors, threads, KiB
     echo "$(ls "/proc/$1/fd" | wc -l) $(ls "/proc/$1/task" | wc -l) $(awk '/^VmRSS/ {print $2}' "/proc/$1/status")"
 }
-python3 -I tests/bench/soak.py "$URL" $((N / 5)) 7 200 >/dev/null # so that all pools and tables have their size
+python3 tests/bench/soak.py "$URL" $((N / 5)) 7 200 >/dev/null # so that all pools and tables have their size
 before=("$(held "${pids[0]}")" "$(held "${pids[1]}")")
-python3 -I tests/bench/soak.py "$URL" "$N" 1 200 | tee "$tmp/out"
+python3 tests/bench/soak.py "$URL" "$N" 1 200 | tee "$tmp/out"
 bad=0
 grep -q '"clean": true' "$tmp/out" && grep -q '"failed": 0' "$tmp/out" || bad=1
 for ((i = 0; i < 100; i++)); do # connections of the last clients

@@ -1,5 +1,5 @@
 """What HTTP costs, as JSON lines: processor time of the HTTP thread per streamed token, beside that of the same answers in one
-piece; memory of 1,000 clients whose streams are open and idle because one other is being answered. Usage: tests/bench/http.py"""
+piece; memory of 1,000 clients whose streams are open and idle because one other is being answered. Usage: tests/bench/bench_http.py"""
 import json, os, re, resource, select, socket, subprocess, sys, tempfile, time
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
