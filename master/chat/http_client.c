@@ -135,17 +135,24 @@ static short wants(const conn *c, int rc, bool sending) {
     return e == SSL_ERROR_WANT_READ ? POLLIN : e == SSL_ERROR_WANT_WRITE ? POLLOUT : 0;
 }
 
+/* Whose certificate it must be: an address, or a name, which the server is told. */
+static bool expect_name(SSL *ssl, const char *host) {
+    unsigned char ip[16];
+    if (inet_pton(AF_INET, host, ip) == 1 || inet_pton(AF_INET6, host, ip) == 1)
+        return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), host) == 1;
+    /* SSL_set_tlsext_host_name, whose macro casts const away */
+    return SSL_set1_host(ssl, host) == 1 &&
+           SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
+                    (void *)(uintptr_t)host) == 1;
+}
+
 static cake_status start_tls(const cake_http_target *t, conn *c, cake_error *err) {
     const cake_url *u = t->url;
-    unsigned char ip[16];
-    bool numeric = inet_pton(AF_INET, u->host, ip) == 1 || inet_pton(AF_INET6, u->host, ip) == 1;
     c->ctx = SSL_CTX_new(TLS_client_method());
     c->ssl = c->ctx ? SSL_new(c->ctx) : NULL;
     if (!c->ssl || SSL_CTX_set_default_verify_paths(c->ctx) != 1 ||
         SSL_set_min_proto_version(c->ssl, TLS1_2_VERSION) != 1 || SSL_set_fd(c->ssl, c->fd) != 1 ||
-        (numeric
-             ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(c->ssl), u->host)
-             : SSL_set1_host(c->ssl, u->host) && SSL_set_tlsext_host_name(c->ssl, u->host)) != 1)
+        !expect_name(c->ssl, u->host))
         return cake_fail(err, CAKE_ENOMEM, "cannot set up TLS for %s", u->text);
     SSL_set_verify(c->ssl, SSL_VERIFY_PEER, NULL);
     int64_t deadline = cake_now_ms() + CONNECT_MS;
