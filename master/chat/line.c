@@ -125,7 +125,7 @@ static bool take_paste_mark(cake_line_reader *r) {
 static wint_t pasted(char c) {
     if (c == '\r' || c == '\n') return 0x2424;
     if (c == '\t') return 0x2409;
-    return (c >= 0 && c < 0x20) || c == 0x7f ? (wint_t)-1 : 0;
+    return (unsigned char)c < 0x20 || c == 0x7f ? (wint_t)-1 : 0;
 }
 
 /* Tab: put in what all choices have in common, else list them. */

@@ -50,7 +50,7 @@ check "the same bits again" cmp "$IT/again" "$IT/alone"
 # The cable of beta is pulled while it computes: an error that names it, in bounded time, and service afterwards.
 check "a model of 51 MB" "${B:-$REPO/build/release}/tests/tools/make_model" 51mb "$IT/big" "$(model stories260K-hf)"
 sed 's/"model.layers.0-3"/"model.layers.0-1"/; s/"model.layers.4-7"/"model.layers.2-2"/' "$IT/t.yml" >"$IT/big.yml"
-pull() { wait_until 30 grep -q 'beta: ready' "$IT/err" && sleep 1 && unplug 3; }
+pull() { wait_until 30 grep -q 'beta: ready' "$IT/err" && sleep 0.3 && unplug 3; }
 pull &
 MASTER_TIMEOUT=60 master 1 run --model "$IT/big" --raw --temperature 1.5 -n 100000 --context 2048 --cluster-key-file "$IT_KEY" --topology "$IT/big.yml" \
     --recover-timeout 0 "Once"
