@@ -14,12 +14,14 @@
 
 static cake_status fail_errno(cake_error *err, const char *what, const char *path) {
     int e = errno;
-    cake_status st = e == ENOENT || e == ENOTDIR ? CAKE_ENOTFOUND
-                     : e == ENOSPC || e == EDQUOT ? CAKE_ENOSPACE : CAKE_EIO;
+    cake_status st = e == ENOENT || e == ENOTDIR  ? CAKE_ENOTFOUND
+                     : e == ENOSPC || e == EDQUOT ? CAKE_ENOSPACE
+                                                  : CAKE_EIO;
     return cake_fail(err, st, "cannot %s '%s': %s", what, path, strerror(e));
 }
 
-cake_status cake_file_read(const char *path, size_t max, char **data, size_t *len, cake_error *err) {
+cake_status cake_file_read(const char *path, size_t max, char **data, size_t *len,
+                           cake_error *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fail_errno(err, "open", path);
     cake_status st = CAKE_OK;
@@ -71,8 +73,10 @@ cake_status cake_map_open(cake_map *m, const char *path, cake_error *err) {
         *m = (cake_map){0};
     } else {
         void *p = mmap(NULL, (size_t)sb.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (p == MAP_FAILED) st = fail_errno(err, "map", path);
-        else *m = (cake_map){p, (size_t)sb.st_size};
+        if (p == MAP_FAILED)
+            st = fail_errno(err, "map", path);
+        else
+            *m = (cake_map){p, (size_t)sb.st_size};
     }
     close(fd);
     return st;
@@ -111,7 +115,8 @@ cake_status cake_pwrite_all(int fd, const void *buf, size_t n, uint64_t at, cake
 /* Make a rename in the folder of `path` survive a power cut. */
 static void sync_folder(const char *path) {
     const char *slash = strrchr(path, '/');
-    char *dir = slash ? cake_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : cake_strdup(".");
+    char *dir =
+        slash ? cake_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : cake_strdup(".");
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0) fsync(fd), close(fd);
     free(dir);
@@ -133,8 +138,10 @@ cake_status cake_file_write(const char *path, const void *data, size_t len, unsi
     if (st == CAKE_OK && fsync(fd) != 0) st = fail_errno(err, "sync", tmp);
     close(fd);
     if (st == CAKE_OK && rename(tmp, path) != 0) st = fail_errno(err, "rename into place", path);
-    if (st == CAKE_OK) sync_folder(path);
-    else unlink(tmp);
+    if (st == CAKE_OK)
+        sync_folder(path);
+    else
+        unlink(tmp);
     free(tmp);
     return st;
 }

@@ -37,12 +37,14 @@ char *cake_path_join(const char *dir, const char *name);
 bool cake_file_exists(const char *path);
 bool cake_dir_exists(const char *path);
 
-/* True for a name that is safe as one path component: not empty, no '/', no '\\', no NUL, not "." or
+/* True for a name that is safe as one path component: not empty, no '/', no '\\', no NUL, not "."
+ * or
  * "..", at most 255 bytes. */
 bool cake_name_is_plain(const char *name);
 
 /* $XDG_CONFIG_HOME/cake, $XDG_CACHE_HOME/cake, $XDG_STATE_HOME/cake with the usual fallbacks below
- * $HOME (or below the password database's home when HOME is unset). Caller frees. Nothing created. */
+ * $HOME (or below the password database's home when HOME is unset). Caller frees. Nothing created.
+ */
 char *cake_config_dir(void);
 char *cake_cache_dir(void);
 char *cake_state_dir(void);

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* json-c's strict mode still accepts NaN and Infinity; a bare word in JSON can only be one of three. */
+/* json-c's strict mode still accepts NaN and Infinity; a bare word in JSON can only be one of
+ * three. */
 static bool has_bare_word(const char *s, size_t n) {
     for (size_t i = 0; i < n;) {
         if (s[i] == '"') { /* skip the string */
@@ -36,7 +37,8 @@ cake_status cake_json_parse(const char *text, size_t len, int max_depth, const c
     if (len > (size_t)1 << 30) return cake_fail(err, CAKE_EFORMAT, "%s: too long", what);
     if (memchr(text, 0, len)) return cake_fail(err, CAKE_EFORMAT, "%s: NUL byte in JSON", what);
     if (has_bare_word(text, len))
-        return cake_fail(err, CAKE_EFORMAT, "%s: not JSON (a word that is not true, false or null)", what);
+        return cake_fail(err, CAKE_EFORMAT, "%s: not JSON (a word that is not true, false or null)",
+                         what);
     struct json_tokener *tok = json_tokener_new_ex(max_depth);
     cake_assert(tok != NULL);
     json_tokener_set_flags(tok, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
@@ -107,8 +109,8 @@ cake_status cake_json_int(json_object *o, const char *key, bool required, int64_
     return CAKE_OK;
 }
 
-cake_status cake_json_u32(json_object *o, const char *key, bool required, uint32_t min, uint32_t max,
-                          uint32_t *out, cake_error *err) {
+cake_status cake_json_u32(json_object *o, const char *key, bool required, uint32_t min,
+                          uint32_t max, uint32_t *out, cake_error *err) {
     int64_t n = *out;
     cake_status st = cake_json_int(o, key, required, min, max, &n, err);
     if (st == CAKE_OK) *out = (uint32_t)n;
@@ -129,7 +131,8 @@ cake_status cake_json_double(json_object *o, const char *key, bool required, dou
     return CAKE_OK;
 }
 
-cake_status cake_json_bool(json_object *o, const char *key, bool required, bool *out, cake_error *err) {
+cake_status cake_json_bool(json_object *o, const char *key, bool required, bool *out,
+                           cake_error *err) {
     cake_status st;
     json_object *v = member(o, key, required, &st, err);
     if (!v) return st;

@@ -25,9 +25,12 @@ bool cake_log_level_parse(const char *name, cake_log_level *out) {
 static size_t json_char(char *out, size_t at, size_t cap, char c) {
     unsigned char u = (unsigned char)c;
     if (at + 7 > cap) return at;
-    if (c == '"' || c == '\\') out[at++] = '\\', out[at++] = c;
-    else if (u < 0x20) at += (size_t)snprintf(out + at, cap - at, "\\u%04x", u);
-    else out[at++] = c;
+    if (c == '"' || c == '\\')
+        out[at++] = '\\', out[at++] = c;
+    else if (u < 0x20)
+        at += (size_t)snprintf(out + at, cap - at, "\\u%04x", u);
+    else
+        out[at++] = c;
     return at;
 }
 
@@ -66,12 +69,14 @@ void cake_log_write(cake_log_level lv, const char *fmt, ...) {
     snprintf(when + n, sizeof when - n, ".%03dZ", (int)(ts.tv_nsec / 1000000));
     size_t at;
     if (log_json) {
-        at = (size_t)snprintf(line, sizeof line, "{\"ts\":\"%s\",\"level\":\"%s\"", when, level_name[lv]);
+        at = (size_t)snprintf(line, sizeof line, "{\"ts\":\"%s\",\"level\":\"%s\"", when,
+                              level_name[lv]);
         at = json_fields(line, at, sizeof line - 4, text);
         at += (size_t)snprintf(line + at, sizeof line - at, "}\n");
     } else {
         at = (size_t)snprintf(line, sizeof line, "ts=%s level=%s %s\n", when, level_name[lv], text);
     }
-    ssize_t rc = write(2, line, at); /* a log line that cannot be written has nowhere to be reported */
+    ssize_t rc =
+        write(2, line, at); /* a log line that cannot be written has nowhere to be reported */
     (void)rc;
 }

@@ -1,11 +1,17 @@
-/* Event log on stderr: one event per line, logfmt fields or JSON. The layer that decides logs, once;
- * lower layers return errors. No prompt text above debug level. Thread-safe. */
+/* Event log on stderr: one event per line, logfmt fields or JSON. The layer that decides logs,
+ * once; lower layers return errors. No prompt text above debug level. Thread-safe. */
 #ifndef CAKE_COMMON_LOG_H
 #define CAKE_COMMON_LOG_H
 
 #include <stdbool.h>
 
-typedef enum { CAKE_LOG_DEBUG, CAKE_LOG_INFO, CAKE_LOG_WARN, CAKE_LOG_ERROR, CAKE_LOG_NONE } cake_log_level;
+typedef enum {
+    CAKE_LOG_DEBUG,
+    CAKE_LOG_INFO,
+    CAKE_LOG_WARN,
+    CAKE_LOG_ERROR,
+    CAKE_LOG_NONE
+} cake_log_level;
 
 /* Lowest level that is written; default CAKE_LOG_WARN. Set before threads start. */
 extern cake_log_level cake_log_min;

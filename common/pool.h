@@ -16,10 +16,10 @@ cake_pool *cake_pool_new(unsigned n_threads, unsigned spin_us);
 void cake_pool_free(cake_pool *p);
 unsigned cake_pool_threads(const cake_pool *p);
 
-/* Call fn(arg, chunk, thread) for every chunk in [0, n_chunks), thread in [0, n_threads); return when
- * all are done. The caller takes part as thread 0. Not re-entrant; one caller at a time; allocates
- * nothing. p may be NULL: then the caller runs everything. */
-void cake_pool_run(cake_pool *p, size_t n_chunks, void (*fn)(void *arg, size_t chunk, unsigned thread),
-                   void *arg);
+/* Call fn(arg, chunk, thread) for every chunk in [0, n_chunks), thread in [0, n_threads); return
+ * when all are done. The caller takes part as thread 0. Not re-entrant; one caller at a time;
+ * allocates nothing. p may be NULL: then the caller runs everything. */
+void cake_pool_run(cake_pool *p, size_t n_chunks,
+                   void (*fn)(void *arg, size_t chunk, unsigned thread), void *arg);
 
 #endif

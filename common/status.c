@@ -34,10 +34,10 @@ cake_status cake_fail_in(cake_error *err, cake_status st, const char *fmt, ...) 
 }
 
 const char *cake_status_name(cake_status st) {
-    static const char *const name[] = {"OK",       "ENOMEM",    "EPROTO",       "EAGAIN",
-                                       "EINVAL",   "EIO",       "ENOTFOUND",    "EUNSUPPORTED",
-                                       "EFORMAT",  "ENOSPACE",  "EUNAVAIL",     "EAUTH",
-                                       "ETIMEOUT", "ECANCELED", "ECONFIG",      "EUSAGE"};
+    static const char *const name[] = {"OK",       "ENOMEM",    "EPROTO",    "EAGAIN",
+                                       "EINVAL",   "EIO",       "ENOTFOUND", "EUNSUPPORTED",
+                                       "EFORMAT",  "ENOSPACE",  "EUNAVAIL",  "EAUTH",
+                                       "ETIMEOUT", "ECANCELED", "ECONFIG",   "EUSAGE"};
     int i = -(int)st;
     return i >= 0 && i < (int)(sizeof name / sizeof *name) ? name[i] : "E?";
 }

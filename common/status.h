@@ -1,8 +1,8 @@
 /* Result codes and the error record that every fallible function fills.
  *
  * Convention: a function that can fail returns cake_status and takes a `cake_error *err` (may be
- * NULL) as its last parameter; on failure it returns cake_fail(err, CODE, "one sentence") and leaves
- * its outputs untouched unless its header says otherwise. */
+ * NULL) as its last parameter; on failure it returns cake_fail(err, CODE, "one sentence") and
+ * leaves its outputs untouched unless its header says otherwise. */
 #ifndef CAKE_COMMON_STATUS_H
 #define CAKE_COMMON_STATUS_H
 

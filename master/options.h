@@ -84,10 +84,10 @@ typedef struct {
     const char *reference; /* model to compare with, NULL */
     int64_t chunks;        /* windows to calibrate with; 0: all */
     /* serving */
-    const char *api;            /* HOST:PORT */
-    int64_t sequences, queue;   /* computed at once, waiting */
-    int64_t recover_timeout_ms; /* answers wait so long for workers that were lost */
-    const char *api_key_file;   /* NULL */
+    const char *api;                /* HOST:PORT */
+    int64_t sequences, queue;       /* computed at once, waiting */
+    int64_t recover_timeout_ms;     /* answers wait so long for workers that were lost */
+    const char *api_key_file;       /* NULL */
     const char *tls_cert, *tls_key; /* PEM files of the API */
     bool insecure_no_auth;
     const char *cors;          /* NULL */

@@ -66,8 +66,8 @@ cake_status cake_checkpoint_config(const cake_checkpoint *c, char **text, size_t
 /* Where byte `at` (below n_bytes) of the tensor lies in its file, and how many bytes from there on
  * follow it in the tensor too (at least 1). */
 uint64_t cake_tensor_extent(const cake_tensor *t, uint64_t at, uint64_t *file_offset);
-/* Read bytes [at, at + n) of a tensor, in its own order, with pread: a file that shrank is CAKE_EIO,
- * not a signal. at + n is at most n_bytes. Thread-safe. */
+/* Read bytes [at, at + n) of a tensor, in its own order, with pread: a file that shrank is
+ * CAKE_EIO, not a signal. at + n is at most n_bytes. Thread-safe. */
 cake_status cake_checkpoint_read(const cake_checkpoint *c, const cake_tensor *t, uint64_t at,
                                  void *to, size_t n, cake_error *err);
 /* All bytes of a tensor in its own order: the mapping itself, or memory in *owned that the caller

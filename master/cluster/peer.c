@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum {
-    PING_MS = 250, /* often enough that a second without an answer means something */
+    PING_MS = 250,             /* often enough that a second without an answer means something */
     ADDRESS_TRY_MS = 1000,     /* then the next address of the node is tried */
     MEASURE_PADDING = 1 << 20, /* of the ping that measures bandwidth */
 };

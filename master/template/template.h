@@ -54,8 +54,9 @@ typedef struct cake_chat_template cake_chat_template;
 
 /* Reads chat_template.jinja (and additional_chat_templates/tool_use.jinja), else "chat_template" of
  * chat_template.json or tokenizer_config.json: a string, or a list of {name, template} ("default",
- * "tool_use"), else what the metadata of the GGUF file there says. Special tokens (bos_token, eos_token, ...) come from tokenizer_config.json and
- * special_tokens_map.json. CAKE_ENOTFOUND when the model has no template. */
+ * "tool_use"), else what the metadata of the GGUF file there says. Special tokens (bos_token,
+ * eos_token, ...) come from tokenizer_config.json and special_tokens_map.json. CAKE_ENOTFOUND when
+ * the model has no template. */
 cake_status cake_chat_template_open(cake_chat_template **out, const char *model_dir,
                                     cake_error *err);
 /* The same from memory: for tests and for callers that got the text elsewhere. bos/eos may be NULL.

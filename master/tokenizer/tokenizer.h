@@ -28,9 +28,9 @@ void cake_ids_deinit(cake_ids *ids);
 /* CAKE_ENOMEM, or CAKE_OK with id appended. */
 cake_status cake_ids_push(cake_ids *ids, uint32_t id, cake_error *err);
 
-/* Open the tokenizer of a model directory or GGUF file. CAKE_ENOTFOUND (no tokenizer there), CAKE_EIO,
- * CAKE_EFORMAT, CAKE_EUNSUPPORTED, CAKE_ENOSPACE (a file above its cap). Blocks on disk; a
- * 150,000-token vocabulary takes some tenths of a second. Free with cake_tokenizer_free (NULL is
+/* Open the tokenizer of a model directory or GGUF file. CAKE_ENOTFOUND (no tokenizer there),
+ * CAKE_EIO, CAKE_EFORMAT, CAKE_EUNSUPPORTED, CAKE_ENOSPACE (a file above its cap). Blocks on disk;
+ * a 150,000-token vocabulary takes some tenths of a second. Free with cake_tokenizer_free (NULL is
  * fine) after all users of it are gone. */
 cake_status cake_tokenizer_open(cake_tokenizer **out, const char *model_dir, cake_error *err);
 /* The same from the bytes of a tokenizer.json and, optionally (NULL), a tokenizer_config.json. */

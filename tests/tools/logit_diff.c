@@ -1,5 +1,5 @@
-/* Largest absolute difference of two files of f32 (cake-master --dump-logits), and the RMS of the first:
- *   logit_diff A B      prints "MAX RMS"; exit 1 when the files differ in length */
+/* Largest absolute difference of two files of f32 (cake-master --dump-logits), and the RMS of the
+ * first: logit_diff A B      prints "MAX RMS"; exit 1 when the files differ in length */
 #include <math.h>
 #include <stdio.h>
 

@@ -353,8 +353,8 @@ static void batched_equals_alone(void **state) {
     check_batched(EIGHT[0], KV_Q8);
 }
 
-/* A batch that is stopped at any layer takes its place in the tables, as a computed one; cut off and
- * sent again it gives what it would have given. */
+/* A batch that is stopped at any layer takes its place in the tables, as a computed one; cut off
+ * and sent again it gives what it would have given. */
 static bool at_zero(void *arg) {
     int *left = arg;
     return (*left)-- == 0;
@@ -499,7 +499,8 @@ int main(void) {
         cmocka_unit_test(every_split),
         cmocka_unit_test(every_chunk),
         cmocka_unit_test(batched_equals_alone),
-        cmocka_unit_test(stopped_batches), cmocka_unit_test(fork_and_trim),
+        cmocka_unit_test(stopped_batches),
+        cmocka_unit_test(fork_and_trim),
         cmocka_unit_test(bad_batches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
