@@ -12,7 +12,7 @@ for i in 2 3; do check "worker $i listens" wait_until 20 port_open 1 "$(address 
 layers=$(python3 -c "import json;print(json.load(open('$M/config.json'))['num_hidden_layers'])")
 printf 'w2:\n  host: "%s:10128"\n  layers: ["model.layers.0-%s"]\nw3:\n  host: "%s:10128"\n  layers: ["model.layers.%s-%s"]\n' \
     "$(address 2)" $((layers / 2 - 1)) "$(address 3)" $((layers / 2)) $((layers - 1)) >"$IT/t.yml"
-N=300
+N=$((IT_SLOW > 1 ? 100 : 300)) # a sanitizer takes its time
 # run NAME ARG...: logits into $IT/NAME.f32, text into $IT/NAME.txt
 run() {
     local name=$1
