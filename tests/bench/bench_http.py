@@ -73,6 +73,8 @@ with tempfile.TemporaryDirectory() as model: # slow enough that the others wait
             s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(b), b))
             s.settimeout(20)
             return s, s.recv(4096).startswith(b"HTTP/1.1 200")
+        # a whole answer first: the pages of the KV cache belong to nobody who waits
+        ask("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True, "stream": True}, 1)
         first = stream()
         before = rss()
         clients = [stream() for _ in range(1000)]
