@@ -130,7 +130,10 @@ void cake_scheduler_on_message(void *scheduler, const cake_msg *m) {
     if (m->h.kind == CAKE_MSG_ERROR) {
         char text[CAKE_ERROR_TEXT_MAX + 1];
         st = cake_wire_error_text(&m->h, m->frames, text);
-        cake_fail(&err, st, "stage %u failed: %s", m->h.stage, text);
+        const cake_cluster_plan *p = cake_cluster_deployed(s->cluster);
+        const bool known = p && m->h.stage < p->plan.n_stages;
+        cake_fail(&err, st, "stage %u (%s) failed: %s", m->h.stage,
+                  known ? p->request.nodes[p->plan.stages[m->h.stage].node].name : "?", text);
         cake_scheduler_fail(s, &err);
         return;
     }
