@@ -66,8 +66,8 @@ static bool render(cake_job *j, cake_api_error *e) {
     if (!g->chat)
         return cake_api_fail(
             e, 400, "invalid_request_error", "no_chat_template", "messages",
-            "this model has no chat template; use /v1/completions, or start the server with "
-            "--chat-template FILE");
+            "this model has no chat template: give one with --chat-template FILE, or use plain "
+            "completions (/v1/completions, the verb run)");
     bool tools = j->req.choice != CAKE_TOOL_NONE;
     if (tools && j->server->tool_format == CAKE_TOOLS_NONE)
         return cake_api_fail(
