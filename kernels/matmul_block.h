@@ -23,6 +23,10 @@ typedef enum {
     CAKE_PK_COUNT
 } cake_packing;
 
+/* X for each of them that is multiplied as integers: all but MXFP8. */
+#define CAKE_INT_PACKINGS(X)                                                                       \
+    X(Q4_0) X(Q5_0) X(Q8_0) X(MXFP4) X(MXFP4_GGUF) X(NVFP4) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)
+
 /* bits of a code; what is subtracted from it (of mxfp4 and nvfp4: from its table); blocks of 32
  * columns in a unit; bytes of the unit's head. */
 typedef struct {

@@ -466,50 +466,27 @@ INLINE void expand_f32(cake_packing p, const uint8_t *w, uint32_t h0, uint32_t b
 void cake_block_expand_avx512(const cake_wspec *s, const uint8_t *tile, uint32_t h0,
                               uint32_t blocks, float *out) {
     switch (cake_packing_of(s)) {
-#define CASE(p)                                                                                    \
-    case p: expand_f32(p, tile, h0, blocks, out); break
-        CASE(CAKE_PK_Q4_0);
-        CASE(CAKE_PK_Q5_0);
-        CASE(CAKE_PK_Q8_0);
-        CASE(CAKE_PK_MXFP4);
-        CASE(CAKE_PK_MXFP4_GGUF);
-        CASE(CAKE_PK_NVFP4);
-        CASE(CAKE_PK_Q2_K);
-        CASE(CAKE_PK_Q3_K);
-        CASE(CAKE_PK_Q4_K);
-        CASE(CAKE_PK_Q5_K);
-        CASE(CAKE_PK_Q6_K);
+#define CASE(name)                                                                                 \
+    case CAKE_PK_##name: expand_f32(CAKE_PK_##name, tile, h0, blocks, out); break;
+        CAKE_INT_PACKINGS(CASE)
 #undef CASE
     default: expand_mxfp8(tile, h0, blocks, out);
     }
 }
 
-#define TILE_FN(name, p)                                                                           \
-    static void name(const cake_wspec *s, const uint8_t *w, const cake_act *a, uint32_t tok0,      \
-                     uint32_t n, float *acc, float *panel) {                                       \
+#define TILE_FN(name)                                                                              \
+    static void tile_##name(const cake_wspec *s, const uint8_t *w, const cake_act *a,              \
+                            uint32_t tok0, uint32_t n, float *acc, float *panel) {                 \
         if (a->n_tok == 1)                                                                         \
-            one_token(p, s, w, a, acc);                                                            \
+            one_token(CAKE_PK_##name, s, w, a, acc);                                               \
         else                                                                                       \
-            many_tokens(p, s, w, a, tok0, n, acc, (panel_of *)(void *)panel);                      \
+            many_tokens(CAKE_PK_##name, s, w, a, tok0, n, acc, (panel_of *)(void *)panel);         \
     }
-TILE_FN(tile_q4_0, CAKE_PK_Q4_0)
-TILE_FN(tile_q5_0, CAKE_PK_Q5_0)
-TILE_FN(tile_q8_0, CAKE_PK_Q8_0)
-TILE_FN(tile_mxfp4, CAKE_PK_MXFP4)
-TILE_FN(tile_mxfp4_gguf, CAKE_PK_MXFP4_GGUF)
-TILE_FN(tile_nvfp4, CAKE_PK_NVFP4)
-TILE_FN(tile_q2_k, CAKE_PK_Q2_K)
-TILE_FN(tile_q3_k, CAKE_PK_Q3_K)
-TILE_FN(tile_q4_k, CAKE_PK_Q4_K)
-TILE_FN(tile_q5_k, CAKE_PK_Q5_K)
-TILE_FN(tile_q6_k, CAKE_PK_Q6_K)
+CAKE_INT_PACKINGS(TILE_FN)
 
 cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT] = {
-    [CAKE_PK_Q4_0] = tile_q4_0,   [CAKE_PK_Q5_0] = tile_q5_0,
-    [CAKE_PK_Q8_0] = tile_q8_0,   [CAKE_PK_MXFP4] = tile_mxfp4,
-    [CAKE_PK_NVFP4] = tile_nvfp4, [CAKE_PK_MXFP4_GGUF] = tile_mxfp4_gguf,
-    [CAKE_PK_Q2_K] = tile_q2_k,   [CAKE_PK_Q3_K] = tile_q3_k,
-    [CAKE_PK_Q4_K] = tile_q4_k,   [CAKE_PK_Q5_K] = tile_q5_k,
-    [CAKE_PK_Q6_K] = tile_q6_k,
+#define ENTRY(name) [CAKE_PK_##name] = tile_##name,
+    CAKE_INT_PACKINGS(ENTRY)
+#undef ENTRY
 };
 #endif

@@ -170,29 +170,16 @@ INLINE void block_tile(cake_packing p, const cake_wspec *s, const uint8_t *w, co
     }
 }
 
-#define TILE_FN(name, p)                                                                           \
-    static void name(const cake_wspec *s, const uint8_t *w, const cake_act *a, uint32_t tok0,      \
-                     uint32_t n, float *acc, float *panel) {                                       \
-        block_tile(p, s, w, a, tok0, n, acc, panel);                                               \
+#define TILE_FN(name)                                                                              \
+    static void tile_##name(const cake_wspec *s, const uint8_t *w, const cake_act *a,              \
+                            uint32_t tok0, uint32_t n, float *acc, float *panel) {                 \
+        block_tile(CAKE_PK_##name, s, w, a, tok0, n, acc, panel);                                  \
     }
-TILE_FN(tile_q4_0, CAKE_PK_Q4_0)
-TILE_FN(tile_q5_0, CAKE_PK_Q5_0)
-TILE_FN(tile_q8_0, CAKE_PK_Q8_0)
-TILE_FN(tile_mxfp4, CAKE_PK_MXFP4)
-TILE_FN(tile_mxfp4_gguf, CAKE_PK_MXFP4_GGUF)
-TILE_FN(tile_nvfp4, CAKE_PK_NVFP4)
-TILE_FN(tile_q2_k, CAKE_PK_Q2_K)
-TILE_FN(tile_q3_k, CAKE_PK_Q3_K)
-TILE_FN(tile_q4_k, CAKE_PK_Q4_K)
-TILE_FN(tile_q5_k, CAKE_PK_Q5_K)
-TILE_FN(tile_q6_k, CAKE_PK_Q6_K)
+CAKE_INT_PACKINGS(TILE_FN)
 
 cake_block_tile *const cake_block_tiles_neon[CAKE_PK_COUNT] = {
-    [CAKE_PK_Q4_0] = tile_q4_0,   [CAKE_PK_Q5_0] = tile_q5_0,
-    [CAKE_PK_Q8_0] = tile_q8_0,   [CAKE_PK_MXFP4] = tile_mxfp4,
-    [CAKE_PK_NVFP4] = tile_nvfp4, [CAKE_PK_MXFP4_GGUF] = tile_mxfp4_gguf,
-    [CAKE_PK_Q2_K] = tile_q2_k,   [CAKE_PK_Q3_K] = tile_q3_k,
-    [CAKE_PK_Q4_K] = tile_q4_k,   [CAKE_PK_Q5_K] = tile_q5_k,
-    [CAKE_PK_Q6_K] = tile_q6_k,
+#define ENTRY(name) [CAKE_PK_##name] = tile_##name,
+    CAKE_INT_PACKINGS(ENTRY)
+#undef ENTRY
 };
 #endif

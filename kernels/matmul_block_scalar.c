@@ -16,7 +16,7 @@ static void block_ints(cake_packing p, const uint8_t *unit, uint32_t b, uint32_t
     const cake_packing_info f = cake_packing_get(p);
     uint8_t code[32];
     cake_block_codes(unit + f.head + (size_t)b * f.bits * 64, f.bits, row, code);
-    const bool table = p == CAKE_PK_MXFP4 || p == CAKE_PK_MXFP4_GGUF || p == CAKE_PK_NVFP4;
+    const bool table = cake_pk_e2m1(p);
     for (uint32_t i = 0; i < 32; i++) w[i] = (table ? e2m1_plus_16[code[i]] : code[i]) - f.zero;
 }
 

@@ -115,3 +115,10 @@ bool cake_field_string_of(json_object *v, const char *key, size_t max, const cha
     if (*len > max) return cake_api_invalid(e, key, "'%s' is longer than %zu bytes", key, max);
     return true;
 }
+
+json_object *cake_api_new_message(cake_api_request *r, const char *role) {
+    json_object *m = json_object_new_object();
+    json_object_object_add(m, "role", json_object_new_string(role));
+    json_object_array_add(r->messages, m);
+    return m;
+}

@@ -26,6 +26,8 @@ bool cake_field_string_of(json_object *v, const char *key, size_t max, const cha
  * joined. *out is new. */
 bool cake_api_get_text(json_object *content, const char *param, json_object **out,
                        cake_api_error *e);
+/* A message of that role at the end of r->messages; borrowed. */
+json_object *cake_api_new_message(cake_api_request *r, const char *role);
 /* The sampling members of a body, and stop strings (key: "stop", "stop_sequences"). */
 bool cake_api_get_sampler(cake_api_request *r, cake_api_error *e);
 bool cake_api_get_stop(cake_api_request *r, const char *key, cake_api_error *e);

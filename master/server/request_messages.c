@@ -11,13 +11,6 @@ static void put(json_object *o, const char *key, json_object *v) {
     json_object_object_add(o, key, v);
 }
 
-static json_object *new_message(cake_api_request *r, const char *role) {
-    json_object *m = json_object_new_object();
-    put(m, "role", json_object_new_string(role));
-    json_object_array_add(r->messages, m);
-    return m;
-}
-
 /* A string member of a block. */
 static bool text_of(json_object *block, const char *key, const char *param, json_object **out,
                     cake_api_error *e) {
@@ -52,7 +45,7 @@ static void add_text(json_object **to, json_object *more) {
 
 static void flush(cake_api_request *r, const char *role, parts *p) {
     if (p->text || p->thinking || p->calls) {
-        json_object *m = new_message(r, role);
+        json_object *m = cake_api_new_message(r, role);
         put(m, "content", p->text ? p->text : json_object_new_string(""));
         if (p->thinking) put(m, "reasoning_content", p->thinking);
         if (p->calls) put(m, "tool_calls", p->calls);
@@ -65,7 +58,7 @@ static bool add_result(cake_api_request *r, json_object *b, const char *param, c
     json_object *id = NULL, *content = cake_field(b, "content"), *text = NULL;
     if (!text_of(b, "tool_use_id", param, &id, e)) return false;
     if (content && !cake_api_get_text(content, param, &text, e)) return false;
-    json_object *m = new_message(r, "tool");
+    json_object *m = cake_api_new_message(r, "tool");
     put(m, "tool_call_id", json_object_get(id));
     put(m, "content", text ? text : json_object_new_string(""));
     return true;
@@ -140,7 +133,7 @@ static bool get_messages(cake_api_request *r, cake_api_error *e) {
     if (system) {
         json_object *text = NULL;
         if (!cake_api_get_text(system, "system", &text, e)) return false;
-        put(new_message(r, "system"), "content", text);
+        put(cake_api_new_message(r, "system"), "content", text);
     }
     if (!json_object_is_type(list, json_type_array))
         return cake_api_invalid(e, "messages", "'messages' must be an array");

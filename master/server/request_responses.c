@@ -10,13 +10,6 @@ static void put(json_object *o, const char *key, json_object *v) {
     json_object_object_add(o, key, v);
 }
 
-static json_object *new_message(cake_api_request *r, const char *role) {
-    json_object *m = json_object_new_object();
-    put(m, "role", json_object_new_string(role));
-    json_object_array_add(r->messages, m);
-    return m;
-}
-
 static bool string_in(json_object *o, const char *key, const char *param, const char **out,
                       cake_api_error *e) {
     size_t len;
@@ -39,7 +32,7 @@ static bool add_message(cake_api_request *r, json_object *item, const char *para
                                 "developer",
                                 param);
     if (!cake_api_get_text(cake_field(item, "content"), param, &text, e)) return false;
-    put(new_message(r, k >= 2 ? "system" : role), "content", text);
+    put(cake_api_new_message(r, k >= 2 ? "system" : role), "content", text);
     return true;
 }
 
@@ -56,7 +49,7 @@ static bool add_call(cake_api_request *r, json_object *item, const char *param, 
     size_t n = json_object_array_length(r->messages);
     json_object *m = n ? json_object_array_get_idx(r->messages, n - 1) : NULL, *calls = NULL;
     if (!m || strcmp(json_object_get_string(cake_field(m, "role")), "assistant") != 0) {
-        m = new_message(r, "assistant");
+        m = cake_api_new_message(r, "assistant");
         put(m, "content", json_object_new_string(""));
     }
     if (!json_object_object_get_ex(m, "tool_calls", &calls))
@@ -83,7 +76,7 @@ static bool add_item(cake_api_request *r, json_object *item, size_t i, cake_api_
         if (!string_in(item, "call_id", param, &id, e) ||
             !cake_api_get_text(cake_field(item, "output"), param, &text, e))
             return false;
-        json_object *m = new_message(r, "tool");
+        json_object *m = cake_api_new_message(r, "tool");
         put(m, "tool_call_id", json_object_new_string(id));
         put(m, "content", text);
         return true;
@@ -98,11 +91,11 @@ static bool get_input(cake_api_request *r, cake_api_error *e) {
     r->messages = json_object_new_array();
     if (instructions) {
         if (!cake_api_get_text(instructions, "instructions", &text, e)) return false;
-        put(new_message(r, "system"), "content", text);
+        put(cake_api_new_message(r, "system"), "content", text);
     }
     if (json_object_is_type(input, json_type_string)) {
         if (!cake_api_get_text(input, "input", &text, e)) return false;
-        put(new_message(r, "user"), "content", text);
+        put(cake_api_new_message(r, "user"), "content", text);
         return true;
     }
     if (!json_object_is_type(input, json_type_array))
