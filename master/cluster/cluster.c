@@ -145,8 +145,20 @@ static bool of_plan(const cake_cluster *c, const cake_msg *m) {
     return c->plan && c->deployed && m->h.epoch == c->epoch;
 }
 
+/* A worker that cannot reach the next stage often knows it before we do: what we say of the lost one
+ * must not depend on who was first. */
+static bool neighbour_lost(cake_cluster *c, const cake_master_peer *p, const cake_msg *m) {
+    if (m->h.kind != CAKE_MSG_ERROR || m->h.stage >= c->plan->plan.n_stages) return false;
+    cake_master_peer *next = c->stage_peer[m->h.stage];
+    char text[CAKE_ERROR_TEXT_MAX + 1], why[CAKE_ERROR_MAX];
+    if (next == p || cake_wire_error_text(&m->h, m->frames, text) != CAKE_EUNAVAIL) return false;
+    snprintf(why, sizeof why, "worker '%s' says: %s", p->name, text);
+    cake_peer_report_lost(next, why);
+    return true;
+}
+
 static void on_message(cake_cluster *c, cake_master_peer *p, cake_msg *m) {
-    if (cake_peer_message(p, m) || !of_plan(c, m)) {
+    if (cake_peer_message(p, m) || !of_plan(c, m) || neighbour_lost(c, p, m)) {
         cake_msg_free(m);
         return;
     }

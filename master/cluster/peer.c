@@ -299,6 +299,12 @@ void cake_peer_step(cake_master_peer *p, cake_net *net) {
         connect_to(p, net, (p->address + 1) % p->n_addresses, NULL);
 }
 
+void cake_peer_report_lost(cake_master_peer *p, const char *why) {
+    if (!known(p)) return;
+    stop_sending(p);
+    set_state(p, CAKE_PEER_LOST, why);
+}
+
 cake_status cake_peer_send(cake_master_peer *p, cake_msg *m, cake_error *err) {
     cake_status st = known(p) && p->client ? cake_client_send(p->client, m, err) : CAKE_EUNAVAIL;
     if (st == CAKE_OK) return st;

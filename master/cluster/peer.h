@@ -71,6 +71,8 @@ bool cake_peer_message(cake_master_peer *p, const cake_msg *m);
 /* Send a message of the data path; m is taken. CAKE_EUNAVAIL with a sentence when the peer is gone.
  */
 cake_status cake_peer_send(cake_master_peer *p, cake_msg *m, cake_error *err);
+/* Another says that p is gone; we shall notice by ourselves soon. why is copied. */
+void cake_peer_report_lost(cake_master_peer *p, const char *why);
 /* Known, sound and ours to plan with. A busy worker counts as absent: its master is alive. */
 bool cake_peer_usable(const cake_master_peer *p);
 /* Has chunks to send now, so that the loop should not sleep. */

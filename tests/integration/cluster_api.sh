@@ -71,6 +71,14 @@ sleep 3
 same "it stays in the picture when the cluster is looked for again" lost "$(topology 'node("w3")["state"]')"
 worker 3 w3 --threads 1
 check "and is back" wait_until 60 is '(t["status"], node("w3")["state"])' "('ready', 'ready')"
+check "it answers again" wait_until 20 is 't["tokens_per_second"] > 0' True
+# only its neighbour can see the next death: what is said of it must be the same
+on 3 ip route add blackhole "$(address 1)"
+stop w3 KILL 5
+check "lost, as its neighbour says" wait_until 4 is '(node("w3")["state"], "w2" in node("w3")["reason"], "cake-worker" in node("w3")["hint"])' "('lost', True, True)"
+on 3 ip route del blackhole "$(address 1)"
+worker 3 w3 --threads 1
+check "and is back again" wait_until 60 is '(t["status"], node("w3")["state"])' "('ready', 'ready')"
 : >"$IT/enough"
 wait $asker
 check "events: all of it" test "$(seen '[s for s in states("w3") if s in ("ready", "lost")][-3:] == ["ready", "lost", "ready"]')" == True
