@@ -4,7 +4,8 @@
  *
  * One rule makes the result of a row independent of how rows are batched, split over threads or
  * computed by which ISA: for each block of 64 absolute positions, alone, take the scores
- * (fused sums over ascending d, q scaled by scale * log2 e first), their maximum m, p = 2^(s - m),
+ * (fused sums over ascending d, q scaled by scale * log2 e first; with a soft cap c, q scaled by
+ * scale / c and the sum x made c log2 e * tanh x), their maximum m, p = 2^(s - m),
  * l = sum p (16 lanes, fixed tree) and o = sum p V (fused, ascending position); then fold the
  * blocks into the result in ascending order:
  * M = max(m0, m),  a = 2^(m0 - M),  b = 2^(m - M),  l0 = l0 a + l b,  o0 = fma(o, b, o0 a)
@@ -43,6 +44,7 @@ typedef struct {
     uint32_t head_dim;   /* a multiple of 8, 8..256 */
     float scale;         /* multiplies q before the products; usually head_dim^-0.5 */
     uint32_t window; /* 0: none; else key j is visible to query i iff j <= i and i < j + window */
+    float softcap;   /* 0: none; else c: a score s counts as c tanh(s / c) */
     cake_kv_type kv; /* what blocks hold */
 } cake_attn_spec;
 

@@ -313,6 +313,15 @@ TILE_FN(8)
 static void (*const qk_fn[ROWS])(const attn_job *, const float *, size_t, size_t) = TILE_ROW(qk);
 static void (*const pv_fn[ROWS])(const attn_job *, size_t, size_t, size_t) = TILE_ROW(pv);
 
+LANES_FN void softcap_tile(float *sc, size_t n, int g0, int g1, float cap) {
+    v16 c = v_set1(cap * CAKE_EXP_LOG2E);
+    for (size_t r = 0; r < n; r++)
+        for (int g = g0; g < g1; g++) {
+            float *p = sc + r * BLOCK + 16 * g;
+            v_store(p, v_mul(c, v_tanh(v_load(p))));
+        }
+}
+
 /* Scores of n rows to probabilities, in place; the visible keys of row r are lo[r] .. hi[r]-1.
  * Groups outside g0 .. g1-1 hold nothing and count as zeros. Leaves maxima and sums in m and l. */
 LANES_FN void softmax_tile(float *sc, size_t n, int whole, const int *lo, const int *hi, int g0,
@@ -408,6 +417,7 @@ static void block_tile(attn_job *j, uint32_t b, uint32_t pos0, size_t v, size_t 
     visible(j->s, b, (uint64_t)pos0 + (v + n - 1) / j->group, &lo_max, &hi_max);
     int g0 = lo_min / 16, g1 = (hi_max + 15) / 16, whole = lo_max == 0 && hi_min == BLOCK;
     qk_fn[n - 1](j, j->q + v * j->d, (size_t)g0, (size_t)g1);
+    if (j->s->softcap > 0) softcap_tile(j->sc, n, g0, g1, j->s->softcap);
     j->fresh = whole;
     if (whole) {
         softmax_tile(j->sc, n, 1, lo, hi, g0, g1, m, l);
@@ -471,7 +481,8 @@ static void job_init(attn_scratch *t, const cake_attn_spec *s, uint32_t n_rows, 
 /* Copy and scale the queries of n positions for the heads of one kv head. */
 LANES_FN void load_q(const attn_job *j, float *p, const float *q, size_t ldq, uint32_t n,
                      uint32_t kv_head) {
-    v16 scale = v_set1(j->s->scale * CAKE_EXP_LOG2E);
+    float cap = j->s->softcap;
+    v16 scale = v_set1(cap > 0 ? j->s->scale / cap : j->s->scale * CAKE_EXP_LOG2E);
     for (uint32_t r = 0; r < n; r++) {
         const float *x = q + r * ldq + (size_t)kv_head * j->group * j->d;
         size_t len = j->group * j->d, i = 0;

@@ -186,15 +186,6 @@ float cake_logf(float x) {
     return (float)cake_log((double)x);
 }
 
-float cake_tanhf(float x) {
-    double d = (double)x;
-    if (d > 20.0) return 1.0f;
-    if (d < -20.0) return -1.0f;
-    if (d < 1e-4 && d > -1e-4) return (float)(d - d * d * d / 3.0);
-    double e = cake_exp(2.0 * d);
-    return (float)((e - 1.0) / (e + 1.0));
-}
-
 float cake_softplusf(float x) {
     if (x > 30.0f) return x;
     double e = cake_exp((double)x);

@@ -99,8 +99,7 @@ static inline float cake_siluf(float x) {
  * negative numbers NaN. For samplers. */
 float cake_logf(float x);
 
-/* Hyperbolic tangent for soft caps, below 1 ulp. log(1 + e^x) for the gates of delta nets. */
-float cake_tanhf(float x);
+/* log(1 + e^x) for the gates of delta nets. */
 float cake_softplusf(float x);
 
 /* Double precision, for tables computed once (rope): error below 1 ulp, pow below 2 ulp.

@@ -50,6 +50,9 @@ void cake_sigmoid_mul(float *y, const float *gate, const float *x, size_t n) {
 void cake_silu(float *y, const float *x, size_t n) {
     kern()->silu(y, x, n);
 }
+void cake_softcap(float *y, const float *x, size_t n, float cap) {
+    kern()->softcap(y, x, n, cap);
+}
 float cake_dot(const float *a, const float *b, size_t n) {
     return kern()->dot(a, b, n);
 }

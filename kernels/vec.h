@@ -30,6 +30,9 @@ void cake_geglu(float *y, const float *gate, const float *up, size_t n);
 void cake_sigmoid_mul(float *y, const float *gate, const float *x, size_t n);
 void cake_silu(float *y, const float *x, size_t n);
 
+/* y = cap * tanh(x / cap), to a relative error of 4 * 2^-23. */
+void cake_softcap(float *y, const float *x, size_t n, float cap);
+
 /* The sum of a*b (fused, in the order above). */
 float cake_dot(const float *a, const float *b, size_t n);
 
@@ -68,6 +71,7 @@ typedef struct {
     void (*geglu)(float *y, const float *gate, const float *up, size_t n);
     void (*sigmoid_mul)(float *y, const float *gate, const float *x, size_t n);
     void (*silu)(float *y, const float *x, size_t n);
+    void (*softcap)(float *y, const float *x, size_t n, float cap);
     float (*dot)(const float *a, const float *b, size_t n);
     float (*max)(const float *x, size_t n);
     float (*max_blocks)(float *block, const float *x, size_t n, int *finite);

@@ -88,6 +88,11 @@ static void k_silu(float *y, const float *x, size_t n) {
     MAP(y, v_silu(IN(x)));
 }
 
+static void k_softcap(float *y, const float *x, size_t n, float cap) {
+    v16 c = v_set1(cap);
+    MAP(y, v_mul(c, v_tanh(v_div(IN(x), c))));
+}
+
 static void k_exp(float *y, const float *x, size_t n) {
     MAP(y, v_exp(IN(x)));
 }
@@ -237,9 +242,9 @@ static void k_rope(float *x, uint32_t n_heads, uint32_t head_dim, uint32_t rot_d
 #define VEC_TABLE                                                                                  \
     {                                                                                              \
         .rmsnorm = k_rmsnorm, .add = k_add, .axpy = k_axpy, .scale = k_scale, .swiglu = k_swiglu,  \
-        .geglu = k_geglu, .sigmoid_mul = k_sigmoid_mul, .silu = k_silu, .dot = k_dot,              \
-        .max = k_max, .max_blocks = k_max_blocks, .exp_sum = k_exp_sum, .softmax = k_softmax,      \
-        .argmax = k_argmax, .exp = k_exp, .exp2_neg = k_exp2_neg, .f32_to_f16 = k_f32_to_f16,      \
-        .f16_to_f32 = k_f16_to_f32, .f32_to_bf16 = k_f32_to_bf16, .bf16_to_f32 = k_bf16_to_f32,    \
-        .rope = k_rope                                                                             \
+        .geglu = k_geglu, .sigmoid_mul = k_sigmoid_mul, .silu = k_silu, .softcap = k_softcap,      \
+        .dot = k_dot, .max = k_max, .max_blocks = k_max_blocks, .exp_sum = k_exp_sum,              \
+        .softmax = k_softmax, .argmax = k_argmax, .exp = k_exp, .exp2_neg = k_exp2_neg,            \
+        .f32_to_f16 = k_f32_to_f16, .f16_to_f32 = k_f16_to_f32, .f32_to_bf16 = k_f32_to_bf16,      \
+        .bf16_to_f32 = k_bf16_to_f32, .rope = k_rope                                               \
     }

@@ -81,6 +81,7 @@ int main(int argc, char **argv) {
     OP("geglu", 20, k->geglu(y, x, z, n));
     OP("sigmoid_mul", 95, k->sigmoid_mul(y, x, z, n));
     OP("silu", 30, k->silu(y, x, n));
+    OP("softcap", 300, k->softcap(y, x, n, 30));
     OP("exp", 106, k->exp(y, x, n));
     OP("dot", 5, y[0] = k->dot(x, z, n));
     OP("max", 5, y[0] = k->max(x, n));
@@ -107,8 +108,8 @@ int main(int argc, char **argv) {
         double d = (double)rnd(1) * (double)(1u << i % 31), e = (double)rnd(3);
         double r[5] = {cake_exp(d), cake_log(d * d), cake_pow(1 + d * d, e), cake_sin(d),
                        cake_cos(d)};
-        float f[5] = {cake_expf((float)d), cake_logf((float)(d * d)), cake_tanhf((float)e),
-                      cake_softplusf((float)e), cake_siluf((float)e)};
+        float f[4] = {cake_expf((float)d), cake_logf((float)(d * d)), cake_softplusf((float)e),
+                      cake_siluf((float)e)};
         eat(r, sizeof r);
         eat(f, sizeof f);
     }
@@ -140,6 +141,7 @@ int main(int argc, char **argv) {
         {.n_heads = 7, .n_kv_heads = 1, .head_dim = 64, .scale = 0.125f},
         {.n_heads = 2, .n_kv_heads = 2, .head_dim = 80, .scale = 0.11f, .window = 70},
         {.n_heads = 16, .n_kv_heads = 2, .head_dim = 128, .scale = 0.088f, .window = 9},
+        {.n_heads = 4, .n_kv_heads = 2, .head_dim = 48, .scale = 0.4f, .window = 90, .softcap = 5},
         {.n_heads = 6, .n_kv_heads = 2, .head_dim = 72, .scale = 0.12f, .kv = CAKE_KV_Q8},
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {

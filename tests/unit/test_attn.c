@@ -124,6 +124,7 @@ static void check_reference(const seq *t, uint32_t p, const float *out) {
             for (size_t i = 0; i < d; i++)
                 s += (double)q[i] * kh[i] * (double)t->s.scale,
                     a += fabs((double)q[i] * kh[i] * (double)t->s.scale);
+            if (t->s.softcap > 0) s = (double)t->s.softcap * tanh(s / (double)t->s.softcap);
             w[j] = s;
             max = s > max ? s : max;
             mag = a > mag ? a : mag;
@@ -174,6 +175,13 @@ static const cake_attn_spec shapes[] = {
     {.n_heads = 7, .n_kv_heads = 1, .head_dim = 64, .scale = 0.125f, .kv = CAKE_KV_Q8},
     {.n_heads = 16, .n_kv_heads = 2, .head_dim = 8, .scale = 0.3f, .window = 70, .kv = CAKE_KV_Q8},
     {.n_heads = 3, .n_kv_heads = 3, .head_dim = 256, .scale = 0.0625f, .kv = CAKE_KV_Q8},
+    {.n_heads = 8, .n_kv_heads = 4, .head_dim = 32, .scale = 0.25f, .window = 75, .softcap = 5},
+    {.n_heads = 2,
+     .n_kv_heads = 1,
+     .head_dim = 256,
+     .scale = 0.0625f,
+     .softcap = 50,
+     .kv = CAKE_KV_F32},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 

@@ -64,6 +64,7 @@ enum {
     GEGLU,
     SIGMOID,
     SILU,
+    SOFTCAP,
     EXP,
     DOT,
     MAX,
@@ -85,6 +86,7 @@ static void run(const cake_vec_kern *k, int op, float *y, const float *a, const 
     case GEGLU: k->geglu(y, a, b, n); break;
     case SIGMOID: k->sigmoid_mul(y, a, b, n); break;
     case SILU: k->silu(y, a, n); break;
+    case SOFTCAP: k->softcap(y, a, n, 5.0f); break;
     case EXP: k->exp(y, a, n); break;
     case DOT:
         memset(y, 0, n * sizeof *y);
@@ -302,6 +304,41 @@ static void exponential2(void **state) {
     assert_true(cake_exp2_negf(-150.0f) == 0.0f && cake_exp2_negf(-149.0f) == 0x1p-149f);
 }
 
+/* Soft caps over every 997th float, the largest caps and the smallest. */
+static void softcap(void **state) {
+    (void)state;
+    enum { N = 1 << 12 };
+    static float x[N], y[N];
+    double worst = 0;
+    uint32_t u = 0;
+    for (int more = 1, round = 0; more; round++) {
+        static const float caps[] = {1, 30, 50, 1e-3f};
+        float cap = caps[round % 4];
+        for (size_t i = 0; i < N; i++) {
+            x[i] = cake_f32_from_bits(u);
+            if (u > 0xffffffffu - 997) more = 0;
+            u += more ? 997 : 0;
+        }
+        cake_softcap(y, x, N, cap);
+        for (size_t i = 0; i < N; i++) {
+            double want = (double)cap * tanh((double)x[i] / (double)cap);
+            if (isnan(x[i])) {
+                assert_true(isnan(y[i]));
+                continue;
+            }
+            assert_true(fabsf(y[i]) <= cap);
+            if (fabs(want) < 1e-35) continue; /* x / cap may be subnormal */
+            double e = fabs((double)y[i] - want) / (fabs(want) * 0x1p-23);
+            worst = e > worst ? e : worst;
+        }
+    }
+    print_message("softcap: worst error %.3f * 2^-23\n", worst);
+    assert_true(worst < 4);
+    x[0] = 0, x[1] = -0.0f, x[2] = INFINITY, x[3] = -INFINITY;
+    cake_softcap(y, x, 4, 30);
+    assert_true(y[0] == 0 && signbit(y[1]) && y[1] == 0 && y[2] == 30 && y[3] == -30);
+}
+
 /* Maxima of blocks, one bad element anywhere, and sums of exponentials in f64. */
 static void blocks_and_exp_sum(void **state) {
     (void)state;
@@ -481,11 +518,11 @@ static void conversions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits),          cmocka_unit_test(accuracy),
-        cmocka_unit_test(order_of_sums),      cmocka_unit_test(exponential),
-        cmocka_unit_test(exponential2),       cmocka_unit_test(argmax_and_max),
-        cmocka_unit_test(blocks_and_exp_sum), cmocka_unit_test(halves),
-        cmocka_unit_test(conversions),
+        cmocka_unit_test(same_bits),     cmocka_unit_test(accuracy),
+        cmocka_unit_test(order_of_sums), cmocka_unit_test(exponential),
+        cmocka_unit_test(exponential2),  cmocka_unit_test(argmax_and_max),
+        cmocka_unit_test(softcap),       cmocka_unit_test(blocks_and_exp_sum),
+        cmocka_unit_test(halves),        cmocka_unit_test(conversions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
