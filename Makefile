@@ -119,8 +119,11 @@ compile_commands.json: Makefile                         ## for clangd / clang-ti
 	bear -- $(MAKE) -B VARIANT=debug all
 lint:                                                   ## clang-tidy, one process per file
 	@printf '%s\n' $(call src,$(DIRS)) | xargs -n1 -P2 sh -c 'clang-tidy --quiet "$$0" -- -std=c11 $(filter-out -MMD -MP,$(CPPFLAGS)) $$(sh tests/isa-flags.sh "$$0")'
+format check-format: FORMATTED = $(wildcard */*.[ch] */*/*.[ch] */*/*/*.[ch])
 format:                                                 ## clang-format every source in place
-	clang-format -i $(wildcard */*.[ch] */*/*.[ch] */*/*/*.[ch])
+	clang-format -i $(FORMATTED)
+check-format:                                           ## every source as clang-format would leave it?
+	@clang-format --dry-run --Werror $(FORMATTED)
 man: all                                                ## make the man pages from the option tables
 	@sh deploy/man/make.sh $(BIN)/cake-master deploy/man/cake-master.1.in >deploy/man/cake-master.1
 	@sh deploy/man/make.sh $(BIN)/cake-worker deploy/man/cake-worker.1.in >deploy/man/cake-worker.1

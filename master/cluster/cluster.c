@@ -145,8 +145,8 @@ static bool of_plan(const cake_cluster *c, const cake_msg *m) {
     return c->plan && c->deployed && m->h.epoch == c->epoch;
 }
 
-/* A worker that cannot reach the next stage often knows it before we do: what we say of the lost one
- * must not depend on who was first. */
+/* A worker that cannot reach the next stage often knows it before we do: what we say of the lost
+ * one must not depend on who was first. */
 static bool neighbour_lost(cake_cluster *c, const cake_master_peer *p, const cake_msg *m) {
     if (m->h.kind != CAKE_MSG_ERROR || m->h.stage >= c->plan->plan.n_stages) return false;
     cake_master_peer *next = c->stage_peer[m->h.stage];
