@@ -9,10 +9,13 @@
 #include <string.h>
 
 enum {
-    PING_MS = 250,             /* often enough that a second without an answer means something */
-    ADDRESS_TRY_MS = 1000,     /* then the next address of the node is tried */
-    MEASURE_PADDING = 1 << 20, /* of the ping that measures bandwidth */
+    PING_MS = 250,          /* often enough that a second without an answer means something */
+    ADDRESS_TRY_MS = 1000,  /* then the next address of the node is tried */
+    PADDING_MIN = 16 << 10, /* of pings that measure bandwidth; grows to CAKE_PING_MAX */
+    PADDING_GROWS = 8,
+    SLOW_CHUNK = 128 << 10,
 };
+static const double long_s = 0.25; /* a message that takes longer is long for its link */
 
 const char *cake_peer_state_name(cake_peer_state s) {
     static const char *const name[] = {"connecting", "refused", "measuring", "idle", "fetching",
@@ -96,11 +99,25 @@ static bool try_send(cake_master_peer *p, cake_msg *m) {
     return false;
 }
 
-/* Three small pings for the round trip, then one with padding for the bandwidth. */
 static void send_ping(cake_master_peer *p) {
-    bool wide = p->state == CAKE_PEER_MEASURING && p->n_pongs == CAKE_PEER_PINGS;
     p->last_ping_ms = cake_now_ms();
-    try_send(p, cake_msg_ping(0, ++p->ping_number, wide ? MEASURE_PADDING : 0, false));
+    try_send(p, cake_msg_ping(0, ++p->ping_number, p->padding, false));
+}
+
+/* A padded ping took so long. Larger ones are more precise and small ones come back from any link,
+ * so they grow while they are quick. A slow one is sent again and that time counts: the first may
+ * have been a hiccup, which must not make a fast link one of some KB/s. */
+static void on_padded_pong(cake_master_peer *p, double transfer_s) {
+    bool slow = transfer_s > long_s;
+    if (p->padding < CAKE_PING_MAX && !(slow && p->again)) {
+        p->again = slow;
+        if (!slow) p->padding *= PADDING_GROWS;
+        send_ping(p);
+        return;
+    }
+    p->bandwidth = p->padding / (transfer_s > 1e-5 ? transfer_s : 1e-5);
+    p->padding = 0;
+    set_state(p, CAKE_PEER_IDLE, NULL);
 }
 
 static void on_pong(cake_master_peer *p, const cake_msg *m) {
@@ -111,15 +128,13 @@ static void on_pong(cake_master_peer *p, const cake_msg *m) {
         p->rtt_now_s = s;
         return;
     }
-    if (p->n_pongs < CAKE_PEER_PINGS) {
-        if (p->n_pongs == 0 || s < p->rtt_s) p->rtt_s = s;
-        p->n_pongs++;
-        send_ping(p);
+    if (p->n_pongs == CAKE_PEER_PINGS) {
+        on_padded_pong(p, s - p->rtt_s);
         return;
     }
-    double transfer = s - p->rtt_s;
-    p->bandwidth = MEASURE_PADDING / (transfer > 1e-5 ? transfer : 1e-5);
-    set_state(p, CAKE_PEER_IDLE, NULL);
+    if (p->n_pongs == 0 || s < p->rtt_s) p->rtt_s = s;
+    if (++p->n_pongs == CAKE_PEER_PINGS) p->padding = PADDING_MIN;
+    send_ping(p);
 }
 
 static void on_hello(cake_master_peer *p, json_object *o) {
@@ -138,6 +153,8 @@ static void on_hello(cake_master_peer *p, json_object *o) {
     snprintf(p->name, sizeof p->name, "%s", h.name);
     p->generation = cake_client_generation(p->client);
     p->n_pongs = 0;
+    p->padding = 0;
+    p->again = false;
     set_state(p, CAKE_PEER_MEASURING, NULL);
     send_ping(p);
 }
@@ -216,10 +233,17 @@ bool cake_peer_message(cake_master_peer *p, const cake_msg *m) {
     }
 }
 
+/* The worker is only heard of between chunks: on a slow link they are shorter, yet long enough that
+ * a window of them fits into the link's queue. */
+static bool next_chunk(const cake_master_peer *p, uint64_t *offset, size_t *len) {
+    size_t max = p->bandwidth * long_s < CAKE_TRANSFER_CHUNK ? SLOW_CHUNK : CAKE_TRANSFER_CHUNK;
+    return p->sending && cake_sender_next(&p->sender, max, offset, len);
+}
+
 static void pump_chunks(cake_master_peer *p) {
     uint64_t offset;
     size_t len;
-    while (p->sending && cake_sender_next(&p->sender, CAKE_TRANSFER_CHUNK, &offset, &len)) {
+    while (next_chunk(p, &offset, &len)) {
         uint8_t *data;
         cake_error err;
         cake_msg *m = cake_msg_chunk_fill(p->sender.id, offset, len, &data);
@@ -243,7 +267,7 @@ bool cake_peer_usable(const cake_master_peer *p) {
 bool cake_peer_wants_to_send(const cake_master_peer *p) {
     uint64_t offset;
     size_t len;
-    return p->sending && cake_sender_next(&p->sender, CAKE_TRANSFER_CHUNK, &offset, &len);
+    return next_chunk(p, &offset, &len);
 }
 
 static bool known(const cake_master_peer *p) {
@@ -272,9 +296,10 @@ void cake_peer_step(cake_master_peer *p, cake_net *net) {
             }
             return;
         }
-        /* A pong only counts for the last ping: leave the wide one the time a slow link takes. */
-        bool wide = p->state == CAKE_PEER_MEASURING && p->n_pongs == CAKE_PEER_PINGS;
-        if (now - p->last_ping_ms > (wide ? CAKE_PEER_SILENT_MS : PING_MS)) {
+        /* A pong only counts for the last ping: leave those that measure the time a slow link
+         * takes. */
+        if (now - p->last_ping_ms >
+            (p->state == CAKE_PEER_MEASURING ? CAKE_PEER_SILENT_MS : PING_MS)) {
             if (p->hello.busy) try_send(p, cake_control_hello_ask()); /* free by now? */
             send_ping(p);
         }

@@ -38,7 +38,9 @@ typedef struct cake_master_peer {
     cake_hello hello;
     double rtt_s, bandwidth; /* measured; bytes/s */
     double rtt_now_s;        /* of the last heartbeat; 0: none yet */
-    unsigned n_pongs;
+    unsigned n_pongs;        /* of those that measure rtt_s */
+    uint32_t padding;        /* bytes of the ping under way that measures bandwidth; 0: none */
+    bool again;              /* it is sent once more */
     uint64_t ping_number;
     int64_t last_ping_ms, last_heard_ms;
     uint32_t generation; /* of the link, when it introduced itself */

@@ -97,11 +97,11 @@ cake_status cake_command_workers(const cake_master_options *o, cake_error *err) 
                "MEMORY", "READ", "RTT", "LINK");
         for (size_t i = 0; i < n; i++) {
             const cake_master_peer *p = cake_cluster_peer(s.cluster, i);
-            printf("%-20s %-22s %-10s %8u %7.1fGB %7.1fGB/s %7.2fms %5.0fMB/s %s\n", p->name,
+            printf("%-20s %-22s %-10s %8u %7.1fGB %7.1fGB/s %7.2fms %5.*fMB/s %s\n", p->name,
                    p->addresses[p->address],
                    p->hello.busy ? "busy" : cake_peer_state_name(p->state), p->hello.threads,
                    (double)p->hello.memory_bytes / 1e9, p->hello.read_bw / 1e9, p->rtt_s * 1e3,
-                   p->bandwidth / 1e6, p->reason);
+                   p->bandwidth < 10e6 ? 2 : 0, p->bandwidth / 1e6, p->reason);
         }
     }
     if (st == CAKE_OK && n == 0 && !o->json)

@@ -47,6 +47,19 @@ check "the way is back" run again --topology "$IT/t.yml"
 check "and taken" fails grep -q 'relayed' "$IT/err"
 check "the same bits again" cmp "$IT/again" "$IT/alone"
 
+# A link so slow that a large ping or chunk would look like silence.
+shape 3 500kbit
+printf 'beta:\n  host: "%s:10128"\n  layers: ["model.layers.1-3"]\n' "$(address 3)" >"$IT/slow.yml"
+M=$(model stories260K-hf)
+check "a model alone" run near --discovery-timeout 0
+check "half of it over 500 kbit/s" run slow --topology "$IT/slow.yml"
+check "the same bits" cmp "$IT/slow" "$IT/near"
+master 1 workers --json --cluster-key-file "$IT_KEY" --topology "$IT/slow.yml"
+rate=$(sed -n 's/.*"link_bandwidth":\([0-9]*\).*/\1/p' "$IT/out")
+check "its rate of 62,500 bytes/s is known ($rate)" test "${rate:-0}" -gt 30000 -a "${rate:-0}" -lt 125000
+shape 3 off
+M=$random
+
 # The cable of beta is pulled while it computes: an error that names it, in bounded time, and service afterwards.
 check "a model of 51 MB" "${B:-$REPO/build/release}/tests/tools/make_model" 51mb "$IT/big" "$(model stories260K-hf)"
 sed 's/"model.layers.0-3"/"model.layers.0-1"/; s/"model.layers.4-7"/"model.layers.2-2"/' "$IT/t.yml" >"$IT/big.yml"
