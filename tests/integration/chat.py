@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """cake-master chat on a real terminal (a pty), against a scripted server: editing, completion, history, interrupts, thinking,
 hostile replies. Prints "ok - NAME" or "not ok - NAME: why". Arguments: PROGRAM FOLDER."""
-import json, os, pty, re, select, signal, ssl, stat, subprocess, sys, threading, time
+import json, os, pty, re, select, signal, ssl, stat, subprocess, sys, termios, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PROGRAM, HOME = sys.argv[1], sys.argv[2]
@@ -99,6 +99,7 @@ class Terminal:
                     e[k] = v
             os.execve(PROGRAM, [PROGRAM, "chat", *args], e)
         self.all = ""
+        self.before = termios.tcgetattr(self.fd)  # of the terminal: a pty's two ends share it
 
     def read(self, seconds):
         if not select.select([self.fd], [], [], seconds)[0]:
@@ -135,6 +136,9 @@ class Terminal:
         while time.time() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                while self.read(0):
+                    pass
+                self.after = termios.tcgetattr(self.fd)
                 os.close(self.fd)
                 return os.waitstatus_to_exitcode(status)
             self.read(0.05)
@@ -290,6 +294,19 @@ check("no colours when told so", "\x1b[1;35m" not in t.seen + t.all, t.seen)
 t.wait(PROMPT)
 t.type("/quit\r")
 check("/quit leaves", t.end() == 0)
+
+# however it ends, the terminal is as it was
+for name, reply, sig in [("SIGTERM while a line is edited", False, signal.SIGTERM), ("SIGHUP", False, signal.SIGHUP),
+                         ("a failed assertion", False, signal.SIGABRT), ("SIGTERM during a reply", True, signal.SIGTERM)]:
+    t = Terminal("--server", URL)
+    t.wait(PROMPT)
+    Server.script = [["one "] + [0.1, "more "] * 300]
+    busy = t.say("count\r", r"one more") if reply else t.say("half a li", r"half a li")
+    changed = termios.tcgetattr(t.fd) != t.before
+    os.kill(t.pid, sig)
+    how = t.end()
+    check(f"{name}: the terminal is as it was", busy and changed and how == -sig and t.after == t.before and t.all.endswith("\x1b[?2004l\x1b[0m"),
+          (busy, changed, how, t.all[-80:]))
 
 Server.key = "secret-key-1"
 t = Terminal("--server", URL)
