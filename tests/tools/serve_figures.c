@@ -354,6 +354,7 @@ static void same(void) {
 }
 
 int main(int argc, char **argv) {
+    cake_mem_keep(256 << 20); /* as cake-master does */
     if (argc < 7) {
         fprintf(stderr, "usage: serve_figures MODEL TOPOLOGY|- KEY|- THREADS CONTEXT WHAT...\n");
         return 2;
