@@ -129,6 +129,10 @@ typedef struct {
 void cake_pack_tiles(const cake_wspec *s, const cake_wstored *src, void *packed,
                      uint32_t tile_begin, uint32_t tile_end);
 
+/* The same with the instructions of one ISA that this CPU has, for tests and benchmarks. */
+void cake_pack_tiles_for(cake_isa isa, const cake_wspec *s, const cake_wstored *src, void *packed,
+                         uint32_t tile_begin, uint32_t tile_end);
+
 /* A packed matrix; `packed` is borrowed and 64-byte aligned (2 MiB pages read fastest). Experts of
  * a stack [E, n, k] are packed one by one, cake_packed_bytes() apart. */
 typedef struct {

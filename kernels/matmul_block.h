@@ -191,11 +191,11 @@ extern cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT];
 extern cake_block_tile *const cake_block_tiles_neon[CAKE_PK_COUNT];
 #endif
 
-/* Import of one tile; its rows from `rows` on are left alone. The second is for what
- * cake_as_affine() changes. */
-void cake_pack_block_tile(const cake_wspec *s, const cake_wstored *src, uint8_t *out, uint32_t row0,
-                          uint32_t rows);
-void cake_pack_min_block_tile(const cake_wspec *s, const cake_wstored *src, uint8_t *out,
-                              uint32_t row0, uint32_t rows);
+/* Import of one tile, of `rows` rows from row0 on; the other lanes become zero. All but the scalar
+ * one want 16 rows of at least 16 stored bytes. */
+typedef void cake_pack_tile(const cake_wspec *s, const cake_wstored *src, uint8_t *out,
+                            uint32_t row0, uint32_t rows);
+cake_pack_tile cake_pack_tile_scalar, cake_pack_tile_avx2, cake_pack_tile_avx512,
+    cake_pack_tile_neon;
 
 #endif

@@ -70,39 +70,6 @@ static inline size_t cake_group_bytes(const cake_wspec *s) {
     return (size_t)s->group / 32 * s->bits * 64 + 2 * CAKE_TILE_ROWS * cake_ftype_bytes(s->ftype);
 }
 
-/* Place 32 codes of one row into its lane of the block's vectors. */
-static inline __attribute__((always_inline)) void cake_place_codes(uint8_t *lane, uint32_t bits,
-                                                                   const uint32_t c[8]) {
-    uint32_t out[8];
-#define F(j, shift, mask) (c[j] >> (shift) & (mask)*0x01010101u)
-    for (uint32_t j = 0; j < 8; j++) out[j] = c[j];
-    switch (bits) {
-    case 2:
-        for (uint32_t i = 0; i < 2; i++)
-            out[i] = c[i] | c[i + 2] << 2 | c[i + 4] << 4 | c[i + 6] << 6;
-        break;
-    case 3:
-        out[0] = c[0] | c[3] << 3 | F(6, 0, 3) << 6;
-        out[1] = c[1] | c[4] << 3 | F(7, 0, 3) << 6;
-        out[2] = c[2] | c[5] << 3 | F(6, 2, 1) << 6 | F(7, 2, 1) << 7;
-        break;
-    case 4:
-        for (uint32_t i = 0; i < 4; i++) out[i] = c[i] | c[i + 4] << 4;
-        break;
-    case 5:
-        for (uint32_t i = 0; i < 3; i++) out[i] |= F(i + 5, 0, 7) << 5;
-        out[3] |= F(5, 3, 3) << 5 | F(7, 3, 1) << 7;
-        out[4] |= F(6, 3, 3) << 5 | F(7, 4, 1) << 7;
-        break;
-    case 6:
-        for (uint32_t i = 0; i < 6; i++) out[i] |= F(6 + i / 3, i % 3 * 2, 3) << 6;
-        break;
-    default: break;
-    }
-#undef F
-    for (uint32_t i = 0; i < bits; i++) memcpy(lane + i * 64, &out[i], 4);
-}
-
 /* The 32 codes of one row of a packed block, as bytes in column order. Four codes are worked on at
  * a time, as the bytes of a u32. */
 static inline void cake_block_codes(const uint8_t *block, uint32_t bits, uint32_t row,

@@ -180,6 +180,55 @@ static void test_import_blocks(void **state) {
                 check_matrix(md_block_spec(which, rows[r], md_block_columns(which) * blocks));
 }
 
+/* `n` random bytes that end where their heap block does, at an odd address. */
+static uint8_t *random_bytes(size_t n, void **mem) {
+    uint8_t *p = malloc(n + 1);
+    assert_non_null(p);
+    *mem = p++;
+    for (size_t i = 0; i < n; i++) p[i] = (uint8_t)(md_random() >> 20);
+    return p;
+}
+
+/* Every instruction set: the bytes of the scalar one, whatever is stored; nothing else read (under
+ * a sanitizer) or written. */
+static void check_isas(cake_wspec s) {
+    const size_t scales = cake_stored_scale_row_bytes(&s) * s.n, n = cake_packed_bytes(&s);
+    void *mem[3];
+    const uint8_t *w = random_bytes(cake_stored_row_bytes(&s) * s.n, &mem[0]);
+    const uint8_t *sc = random_bytes(scales, &mem[1]), *bi = random_bytes(scales, &mem[2]);
+    const cake_wstored st = {w, sc, bi};
+    uint8_t *want = md_aligned(n), *got = md_aligned(n + 64);
+    cake_pack_tiles_for(CAKE_ISA_SCALAR, &s, &st, want, 0, cake_tiles(&s));
+    for (int isa = 1; isa < CAKE_ISA_COUNT; isa++) {
+        if (!cake_cpu_has((cake_isa)isa)) continue;
+        memset(got, 0x5a, n + 64);
+        cake_pack_tiles_for((cake_isa)isa, &s, &st, got, 0, cake_tiles(&s));
+        for (size_t i = 0; i < n + 64; i++)
+            if (got[i] != (i < n ? want[i] : 0x5a))
+                fail_msg("%s kind %d codec %d fp %d bits %u group %u type %d n %u k %u: byte %zu "
+                         "is %02x, want %02x",
+                         cake_isa_name((cake_isa)isa), (int)s.kind, (int)s.codec, (int)s.fp, s.bits,
+                         s.group, (int)s.ftype, s.n, s.k, i, got[i], i < n ? want[i] : 0x5a);
+    }
+    free(want), free(got);
+    for (int i = 0; i < 3; i++) free(mem[i]);
+}
+
+static void test_isas(void **state) {
+    (void)state;
+    for (uint32_t n = 15; n <= 33; n += 9)
+        for (uint32_t i = 1; i <= 17; i++) {
+            for (size_t f = 0; f < COUNT(ftypes); f++) {
+                for (size_t b = 0; b < COUNT(widths); b++)
+                    for (size_t g = 0; g < COUNT(groups); g++)
+                        check_isas(MD_AFFINE(ftypes[f], widths[b], groups[g], n, groups[g] * i));
+                check_isas(MD_DENSE(ftypes[f], n, i * i));
+            }
+            for (int which = 0; which < MD_BLOCKS; which++)
+                check_isas(md_block_spec(which, n, md_block_columns(which) * i));
+        }
+}
+
 /* Packed size: at most 1.04 of the stored one. A short last unit has a whole head, which shows in
  * rows of a few hundred columns only. */
 static void test_block_sizes(void **state) {
@@ -268,7 +317,7 @@ int main(void) {
         cmocka_unit_test(test_valid),          cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_layout),         cmocka_unit_test(test_import),
         cmocka_unit_test(test_worked_example), cmocka_unit_test(test_import_blocks),
-        cmocka_unit_test(test_block_sizes),
+        cmocka_unit_test(test_isas),           cmocka_unit_test(test_block_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
