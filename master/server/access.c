@@ -3,6 +3,7 @@
 #include "common/file.h"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,20 +55,41 @@ cake_status cake_access_init(cake_access *a, const char *file, const char *value
     return st;
 }
 
-bool cake_access_key_is(const cake_access *a, const char *key) {
-    if (a->n_keys == 0) return true;
-    if (!key) return false;
+/* The key's number in a->key, from 1; 0: none of them. */
+static size_t number_of(const cake_access *a, const char *key) {
+    if (!key) return 0;
     cake_sha256 h = cake_sha256_of(key, strlen(key));
-    bool ok = false;
+    size_t number = 0;
     for (size_t i = 0; i < a->n_keys; i++)
-        ok |= CRYPTO_memcmp(h.bytes, a->key[i].bytes, sizeof h.bytes) == 0;
-    return ok;
+        if (CRYPTO_memcmp(h.bytes, a->key[i].bytes, sizeof h.bytes) == 0) number = i + 1;
+    return number;
 }
 
-bool cake_access_key_ok(const cake_access *a, const char *authorization) {
-    if (a->n_keys == 0) return true;
-    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0) return false;
-    return cake_access_key_is(a, authorization + 7 + strspn(authorization + 7, " "));
+static const char *bearer(const char *authorization) {
+    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0) return NULL;
+    return authorization + 7 + strspn(authorization + 7, " ");
+}
+
+bool cake_access_key_ok(const cake_access *a, const char *authorization, const char *api_key) {
+    return a->n_keys == 0 || number_of(a, bearer(authorization)) || number_of(a, api_key);
+}
+
+uint64_t cake_access_client(const cake_access *a, const char *authorization, const char *api_key,
+                            const struct sockaddr *from) {
+    if (a->n_keys) {
+        size_t number = number_of(a, bearer(authorization));
+        return number ? number : number_of(a, api_key);
+    }
+    struct in6_addr at = {0};
+    uint64_t network;
+    if (from->sa_family == AF_INET6) {
+        at = ((const struct sockaddr_in6 *)(const void *)from)->sin6_addr;
+    } else { /* as the same address comes over a socket for both */
+        at.s6_addr[10] = at.s6_addr[11] = 0xff;
+        memcpy(at.s6_addr + 12, &((const struct sockaddr_in *)(const void *)from)->sin_addr, 4);
+    }
+    memcpy(&network, at.s6_addr + (IN6_IS_ADDR_V4MAPPED(&at) ? 8 : 0), sizeof network);
+    return network;
 }
 
 static bool same_name(const char *name, size_t n, const char *other) {

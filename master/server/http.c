@@ -37,6 +37,7 @@ typedef enum { HEAD, BODY, CHUNK_SIZE, CHUNK, CHUNK_END, TRAILER, BUSY, STREAM, 
 struct cake_exchange { /* one per connection, used again */
     cake_http *http;
     struct bufferevent *bev;
+    struct sockaddr_in6 from; /* or a sockaddr_in, which is shorter */
     state state;
     int64_t since_ms; /* of the state */
     char *head_text;  /* [CAKE_HTTP_HEAD_MAX + 1] while a request is being read or answered */
@@ -408,7 +409,7 @@ static void on_event(struct bufferevent *bev, short what, void *arg) {
 
 static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *addr, int len,
                       void *arg) {
-    (void)l, (void)addr, (void)len;
+    (void)l;
     cake_http *h = arg;
     h->stats.connections++;
     if (h->stats.open >= h->c.connections_max) {
@@ -427,6 +428,7 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &stall_ms, sizeof stall_ms);
     cake_exchange *x = cake_calloc(1, sizeof *x);
     x->http = h;
+    memcpy(&x->from, addr, (size_t)len < sizeof x->from ? (size_t)len : sizeof x->from);
     x->bev = h->c.tls ? cake_http_tls_accept(h->c.tls, h->base, fd)
                       : bufferevent_socket_new(h->base, fd, BEV_OPT_CLOSE_ON_FREE);
     if (!x->bev) {
@@ -605,6 +607,10 @@ void cake_http_stats_get(const cake_http *h, cake_http_stats *out) {
 const cake_http_head *cake_exchange_head(const cake_exchange *x) {
     return &x->head;
 }
+const struct sockaddr *cake_exchange_from(const cake_exchange *x) {
+    return (const struct sockaddr *)&x->from;
+}
+
 const char *cake_exchange_body(const cake_exchange *x, size_t *len) {
     *len = x->n_body;
     return x->body;

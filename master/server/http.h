@@ -11,6 +11,8 @@
 #include "master/server/http_head.h"
 #include "master/server/http_tls.h"
 
+#include <sys/socket.h>
+
 typedef struct cake_http cake_http;
 /* One request and its reply. */
 typedef struct cake_exchange cake_exchange;
@@ -49,6 +51,8 @@ void cake_http_run(cake_http *h);
 void cake_http_stop(cake_http *h);
 
 const cake_http_head *cake_exchange_head(const cake_exchange *x);
+/* The client's address. */
+const struct sockaddr *cake_exchange_from(const cake_exchange *x);
 const char *cake_exchange_body(const cake_exchange *x, size_t *len);
 /* A pointer of the user's. */
 void cake_exchange_set(cake_exchange *x, void *data);

@@ -80,15 +80,6 @@ static bool generates(cake_api_kind kind) {
            kind == CAKE_API_RESPONSES;
 }
 
-/* Requests with the same key share their turns. */
-static uint64_t client_of(const cake_exchange *x) {
-    const char *key = cake_http_head_field(cake_exchange_head(x), "authorization");
-    if (!key) key = cake_http_head_field(cake_exchange_head(x), "x-api-key");
-    uint64_t h = 0;
-    for (; key && *key; key++) h = (h ^ (uint8_t)*key) * 1099511628211u + 1;
-    return h;
-}
-
 void cake_job_new(cake_serve *s, cake_exchange *x, cake_api_request *r) {
     cake_job *j = cake_calloc(1, sizeof *j);
     j->server = s;
@@ -97,7 +88,9 @@ void cake_job_new(cake_serve *s, cake_exchange *x, cake_api_request *r) {
     j->open_block = -1;
     j->created = time(NULL);
     j->start_ns = cake_now_ns();
-    j->client = client_of(x);
+    const cake_http_head *h = cake_exchange_head(x);
+    j->client = cake_access_client(&s->access, cake_http_head_field(h, "authorization"),
+                                   cake_http_head_field(h, "x-api-key"), cake_exchange_from(x));
     j->x = x;
     if (getrandom(&j->salt, sizeof j->salt, 0) != sizeof j->salt) j->salt = cake_now_ns();
     if (!r->has_seed) j->req.sampler.seed = j->salt;

@@ -242,9 +242,8 @@ static bool serve_request(cake_serve *s, cake_exchange *x, cake_api_kind *form, 
     const char *rest, *other_method;
     const cake_route *r = cake_route_find(h->method, h->path, &rest, &other_method);
     if (r) *form = r->kind;
-    if (!(r && r->open) &&
-        !cake_access_key_ok(&s->access, cake_http_head_field(h, "authorization")) &&
-        !cake_access_key_is(&s->access, cake_http_head_field(h, "x-api-key")))
+    if (!(r && r->open) && !cake_access_key_ok(&s->access, cake_http_head_field(h, "authorization"),
+                                               cake_http_head_field(h, "x-api-key")))
         return cake_api_fail(e, 401, "authentication_error", "invalid_api_key", NULL,
                              "the API key is missing or wrong; send 'Authorization: Bearer KEY'");
     if (r) return r->answer(s, x, r, rest, e);

@@ -13,6 +13,8 @@
 #include "master/server/reply.h"
 #include "master/server/request.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -331,7 +333,7 @@ static void checks_access(void **state) {
     bool cors;
     assert_int_equal(cake_access_init(&a, NULL, "", &err), CAKE_OK);
     a.host = "127.0.0.1";
-    assert_true(cake_access_key_ok(&a, NULL));
+    assert_true(cake_access_key_ok(&a, NULL, NULL));
     const char *good[] = {"localhost", "localhost:8080", "127.0.0.1:1",
                           "[::1]:80",  "10.0.0.3",       "a.localhost"};
     const char *evil[] = {
@@ -350,13 +352,16 @@ static void checks_access(void **state) {
     assert_false(cake_access_origin_ok(&a, "https://b.example.evil", "localhost:1", &cors));
     assert_false(cake_access_origin_ok(&a, "https://a", "localhost:1", &cors));
     assert_int_equal(cake_access_init(&a, NULL, "0123456789", &err), CAKE_OK);
-    assert_true(cake_access_key_ok(&a, "Bearer 0123456789"));
-    assert_true(cake_access_key_ok(&a, "bearer 0123456789"));
-    assert_false(cake_access_key_ok(&a, NULL));
-    assert_false(cake_access_key_ok(&a, "0123456789"));
-    assert_false(cake_access_key_ok(&a, "Bearer 012345678"));
-    assert_false(cake_access_key_ok(&a, "Bearer 01234567890"));
-    assert_false(cake_access_key_ok(&a, "Basic 0123456789"));
+    assert_true(cake_access_key_ok(&a, "Bearer 0123456789", NULL));
+    assert_true(cake_access_key_ok(&a, "bearer 0123456789", NULL));
+    assert_false(cake_access_key_ok(&a, NULL, NULL));
+    assert_false(cake_access_key_ok(&a, "0123456789", NULL));
+    assert_false(cake_access_key_ok(&a, "Bearer 012345678", NULL));
+    assert_false(cake_access_key_ok(&a, "Bearer 01234567890", NULL));
+    assert_false(cake_access_key_ok(&a, "Basic 0123456789", NULL));
+    assert_true(cake_access_key_ok(&a, NULL, "0123456789"));
+    assert_true(cake_access_key_ok(&a, "Bearer other", "0123456789"));
+    assert_false(cake_access_key_ok(&a, NULL, "Bearer 0123456789"));
     assert_true(cake_access_host_ok(&a, "cake.example"));
     assert_int_equal(cake_access_init(&a, NULL, "short", &err), CAKE_ECONFIG);
     assert_int_equal(cake_access_init(&a, NULL, "has a blank in it", &err), CAKE_ECONFIG);
@@ -367,9 +372,53 @@ static void checks_access(void **state) {
     close(fd);
     assert_int_equal(cake_access_init(&a, path, NULL, &err), CAKE_OK);
     assert_int_equal(a.n_keys, 2);
-    assert_true(cake_access_key_ok(&a, "Bearer key-number-2"));
+    assert_true(cake_access_key_ok(&a, "Bearer key-number-2", NULL));
     unlink(path);
     assert_int_not_equal(cake_access_init(&a, path, NULL, &err), CAKE_OK);
+}
+
+static uint64_t client_at(const cake_access *a, const char *address) {
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = (in_port_t)rand()};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = (in_port_t)rand()};
+    bool is_v4 = inet_pton(AF_INET, address, &v4.sin_addr) == 1;
+    assert_true(is_v4 || inet_pton(AF_INET6, address, &v6.sin6_addr) == 1);
+    return cake_access_client(a, "Bearer key-number-1", NULL,
+                              is_v4 ? (struct sockaddr *)&v4 : (struct sockaddr *)&v6);
+}
+
+static void shares_turns(void **state) {
+    (void)state;
+    static const struct {
+        const char *one, *other;
+        bool same;
+    } address[] = {{"10.0.0.1", "10.0.0.1", true},
+                   {"10.0.0.1", "10.0.0.2", false},
+                   {"10.0.0.1", "::ffff:10.0.0.1", true},
+                   {"10.0.0.1", "11.0.0.1", false},
+                   {"2001:db8::1", "2001:db8::2", true},
+                   {"2001:db8::1", "2001:db8:0:1::1", false},
+                   {"2001:db8::1", "2002:db8::1", false},
+                   {"32.1.13.184", "2001:db8::1", false},
+                   {"::1", "127.0.0.1", false}};
+    cake_access a;
+    assert_int_equal(cake_access_init(&a, NULL, NULL, NULL), CAKE_OK);
+    for (size_t i = 0; i < sizeof address / sizeof *address; i++)
+        if ((client_at(&a, address[i].one) == client_at(&a, address[i].other)) != address[i].same)
+            fail_msg("%s and %s", address[i].one, address[i].other);
+    char path[] = "/tmp/cake-keys-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, "key-number-1\nkey-number-2\n", 26), 26);
+    close(fd);
+    assert_int_equal(cake_access_init(&a, path, NULL, NULL), CAKE_OK);
+    unlink(path);
+    uint64_t first = client_at(&a, "10.0.0.1");
+    assert_int_equal(client_at(&a, "10.0.0.2"), first);
+    assert_int_equal(cake_access_client(&a, "bearer  key-number-1", NULL, NULL), first);
+    assert_int_equal(cake_access_client(&a, NULL, "key-number-1", NULL), first);
+    /* what proves nothing makes nobody another client */
+    assert_int_equal(cake_access_client(&a, "Bearer any", "key-number-1", NULL), first);
+    assert_int_not_equal(cake_access_client(&a, NULL, "key-number-2", NULL), first);
 }
 
 /* ---- stop strings ---- */
@@ -415,7 +464,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refuses),       cmocka_unit_test(refuses_what_is_too_much),
         cmocka_unit_test(accepts),       cmocka_unit_test(reads_heads),
-        cmocka_unit_test(checks_access), cmocka_unit_test(finds_stops),
+        cmocka_unit_test(checks_access), cmocka_unit_test(shares_turns),
+        cmocka_unit_test(finds_stops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
