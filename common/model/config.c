@@ -21,6 +21,8 @@ static const struct {
     {"qwen2_moe", "Qwen2MoeForCausalLM", 0, CAKE_FAMILY_QWEN2_MOE, 32768},
     {"qwen3_moe", "Qwen3MoeForCausalLM", 0, CAKE_FAMILY_QWEN3_MOE, 32768},
     {"mixtral", "MixtralForCausalLM", 1e6, CAKE_FAMILY_MIXTRAL, 131072},
+    {"gemma2", "Gemma2ForCausalLM", 10000, CAKE_FAMILY_GEMMA2, 8192},
+    {"gemma3_text", "Gemma3ForCausalLM", 1e6, CAKE_FAMILY_GEMMA3, 131072},
 };
 enum { N_FAMILIES = sizeof family_table / sizeof *family_table };
 
@@ -32,13 +34,19 @@ static bool is_mixture(cake_family f) {
     return f == CAKE_FAMILY_QWEN2_MOE || f == CAKE_FAMILY_QWEN3_MOE || f == CAKE_FAMILY_MIXTRAL;
 }
 
+static bool is_gemma2(cake_family f) {
+    return f == CAKE_FAMILY_GEMMA2;
+}
+static bool is_gemma(cake_family f) {
+    return f == CAKE_FAMILY_GEMMA2 || f == CAKE_FAMILY_GEMMA3;
+}
+
 #define SUPPORTED_FAMILIES                                                                         \
-    "this build runs dense llama, mistral, qwen2 and qwen3 models and the mixtures of experts "    \
-    "qwen2_moe, qwen3_moe and mixtral"
+    "this build runs dense llama, mistral, qwen2, qwen3, gemma2 and gemma3 models and the "        \
+    "mixtures of experts qwen2_moe, qwen3_moe and mixtral"
 
 /* Fields that change the maths of some model: absent, null or neutral, or we do not know the model.
- * The first ones are what a mixture of experts must have: read in experts(). */
-enum { N_EXPERT_KEYS = 2 };
+ */
 static const struct {
     const char *key;
     double neutral;
@@ -53,6 +61,7 @@ static const struct {
     {"final_logit_softcapping", 0},
     {"clip_qkv", 0},
     {"query_pre_attn_scalar", 0},
+    {"use_bidirectional_attention", 0},
     {"attention_multiplier", 0},
     {"embedding_multiplier", 1},
     {"residual_multiplier", 1},
@@ -66,12 +75,26 @@ static const struct {
     {"num_kv_shared_layers", 0},
 };
 
+/* Does the family have such a field? It is read elsewhere then. */
+static bool is_known(cake_family f, const char *key) {
+    static const struct {
+        const char *key;
+        bool (*has)(cake_family f);
+    } of[] = {{"num_experts", is_mixture},
+              {"num_local_experts", is_mixture},
+              {"attn_logit_softcapping", is_gemma2},
+              {"final_logit_softcapping", is_gemma},
+              {"query_pre_attn_scalar", is_gemma}};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        if (strcmp(of[i].key, key) == 0) return of[i].has(f);
+    return false;
+}
+
 static cake_status check_neutral(const cake_model_config *c, json_object *o, cake_error *err) {
-    for (size_t i = is_mixture(c->family) ? N_EXPERT_KEYS : 0;
-         i < sizeof must_be_neutral / sizeof *must_be_neutral; i++) {
+    for (size_t i = 0; i < sizeof must_be_neutral / sizeof *must_be_neutral; i++) {
         json_object *v = NULL;
         const char *key = must_be_neutral[i].key;
-        if (!json_object_object_get_ex(o, key, &v) || !v) continue;
+        if (is_known(c->family, key) || !json_object_object_get_ex(o, key, &v) || !v) continue;
         bool number = json_object_is_type(v, json_type_int) ||
                       json_object_is_type(v, json_type_double) ||
                       json_object_is_type(v, json_type_boolean);
@@ -117,9 +140,50 @@ static cake_status family(cake_model_config *c, json_object *o, cake_error *err)
     return CAKE_OK;
 }
 
+/* A model that sees too keeps the fields of its text model in "text_config", without those that
+ * have the value of the smallest of the series (7.5). *o: the whole config.json, becomes what it
+ * says of the text model. */
+static cake_status text_of(json_object **o, cake_error *err) {
+    static const struct {
+        const char *key;
+        int value;
+    } defaults[] = {{"num_attention_heads", 8}, {"num_key_value_heads", 4}, {"vocab_size", 262208}};
+    static const char *const own[] = {"architectures", "model_type", "text_config",
+                                      "vision_config"};
+    static const char class[] = "Gemma3ForConditionalGeneration";
+    const char *type = NULL;
+    json_object *text = NULL, *arch = NULL, *v;
+    cake_status st = cake_json_string(*o, "model_type", false, 1000, &type, err);
+    if (st != CAKE_OK || !type || strcmp(type, "gemma3") != 0) return st;
+    if ((st = cake_json_object(*o, "text_config", true, &text, err)) != CAKE_OK ||
+        (st = cake_json_array(*o, "architectures", false, 1, &arch, err)) != CAKE_OK)
+        return st;
+    const char *name = arch ? json_object_get_string(json_object_array_get_idx(arch, 0)) : class;
+    if (!name || strcmp(name, class) != 0)
+        return cake_fail(err, CAKE_EUNSUPPORTED,
+                         "\"architectures\" names \"%.100s\", which is not supported for gemma3 "
+                         "models; " SUPPORTED_FAMILIES,
+                         name ? name : "null");
+    json_object_get(text);
+    json_object_object_foreach(*o, key, value) {
+        bool skip = !value;
+        for (size_t i = 0; i < sizeof own / sizeof *own; i++) skip |= strcmp(key, own[i]) == 0;
+        if (!skip) json_object_object_add(text, key, json_object_get(value));
+    }
+    for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++)
+        if (!json_object_object_get_ex(text, defaults[i].key, &v) || !v)
+            json_object_object_add(text, defaults[i].key, json_object_new_int(defaults[i].value));
+    json_object_object_add(text, "model_type", json_object_new_string("gemma3_text"));
+    json_object_put(*o);
+    *o = text;
+    return CAKE_OK;
+}
+
 static cake_status sizes(cake_model_config *c, json_object *o, cake_error *err) {
     cake_status st;
-    uint32_t head_dim = 0;
+    const bool gemma = is_gemma(c->family);
+    uint32_t head_dim = gemma ? 256 : 0;
+    c->norm_eps = 1e-6;
     c->max_positions = family_table[c->family].max_positions;
     if ((st = cake_json_u32(o, "hidden_size", true, 1, 1 << 20, &c->hidden, err)) != CAKE_OK ||
         (st = cake_json_u32(o, "num_hidden_layers", true, 1, CAKE_LAYERS_MAX, &c->n_layers, err)) !=
@@ -127,7 +191,7 @@ static cake_status sizes(cake_model_config *c, json_object *o, cake_error *err) 
         (st = cake_json_u32(o, "num_attention_heads", true, 1, 4096, &c->n_heads, err)) != CAKE_OK)
         return st;
     c->n_kv_heads = c->n_heads;
-    if ((st = cake_json_u32(o, "num_key_value_heads", false, 1, 4096, &c->n_kv_heads, err)) !=
+    if ((st = cake_json_u32(o, "num_key_value_heads", gemma, 1, 4096, &c->n_kv_heads, err)) !=
             CAKE_OK ||
         (st = cake_json_u32(o, "head_dim", false, 1, 1 << 16, &head_dim, err)) != CAKE_OK ||
         (st = cake_json_u32(o, "intermediate_size", !is_mixture(c->family), 1, 1 << 22, &c->ff,
@@ -135,7 +199,8 @@ static cake_status sizes(cake_model_config *c, json_object *o, cake_error *err) 
         (st = cake_json_u32(o, "vocab_size", true, 1, 1 << 24, &c->vocab, err)) != CAKE_OK ||
         (st = cake_json_u32(o, "max_position_embeddings", false, 1, 1 << 30, &c->max_positions,
                             err)) != CAKE_OK ||
-        (st = cake_json_double(o, "rms_norm_eps", true, 1e-30, 1.0, &c->norm_eps, err)) != CAKE_OK)
+        (st = cake_json_double(o, "rms_norm_eps", !gemma, 1e-30, 1.0, &c->norm_eps, err)) !=
+            CAKE_OK)
         return st;
     if (c->n_heads % c->n_kv_heads)
         return cake_fail(err, CAKE_EFORMAT,
@@ -158,12 +223,52 @@ static cake_status sizes(cake_model_config *c, json_object *o, cake_error *err) 
     if ((uint64_t)c->n_heads * head_dim > 1 << 20)
         return cake_fail(err, CAKE_EFORMAT, "%u heads of %u are beyond any known model", c->n_heads,
                          head_dim);
-    const char *act = NULL;
-    if ((st = cake_json_string(o, "hidden_act", false, 64, &act, err)) != CAKE_OK) return st;
-    if (act && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
-        return cake_fail(err, CAKE_EUNSUPPORTED,
-                         "\"hidden_act\" \"%s\" is not supported; only silu is", act);
     return CAKE_OK;
+}
+
+static cake_status activation(cake_model_config *c, json_object *o, cake_error *err) {
+    static const char *const names[][2] = {{"silu", "swish"},
+                                           {"gelu_pytorch_tanh", "gelu_pytorch_tanh"}};
+    const char *act = NULL, *key = "hidden_act";
+    c->gelu = is_gemma(c->family);
+    if (c->gelu && cake_json_has(o, "hidden_activation")) key = "hidden_activation";
+    cake_status st = cake_json_string(o, key, false, 64, &act, err);
+    if (st != CAKE_OK || !act) return st;
+    const char *const *want = names[c->gelu];
+    if (strcmp(act, want[0]) != 0 && strcmp(act, want[1]) != 0)
+        return cake_fail(err, CAKE_EUNSUPPORTED,
+                         "\"%s\" \"%s\" is not supported for %s models; only %s is", key, act,
+                         c->model_type, want[0]);
+    return CAKE_OK;
+}
+
+/* What else differs in Gemma's arithmetic (7.5). */
+static cake_status gemma(cake_model_config *c, json_object *o, cake_error *err) {
+    cake_status st;
+    c->embed_scale = 1;
+    c->query_scalar = c->head_dim;
+    if (!is_gemma(c->family)) return CAKE_OK;
+    /* bf16(sqrt(hidden)): what the models were trained with, in every precision */
+    float root = __builtin_sqrtf((float)c->hidden);
+    uint32_t bits;
+    memcpy(&bits, &root, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&c->embed_scale, &bits, sizeof bits);
+    c->post_norms = c->norm_add_one = true;
+    c->query_scalar = 256;
+    if (is_gemma2(c->family)) {
+        /* null: none; absent: these */
+        if (!json_object_object_get_ex(o, "attn_logit_softcapping", NULL)) c->attn_softcap = 50;
+        if (!json_object_object_get_ex(o, "final_logit_softcapping", NULL)) c->logit_softcap = 30;
+    }
+    if ((st = cake_json_double(o, "query_pre_attn_scalar", false, 1e-3, 1e6, &c->query_scalar,
+                               err)) != CAKE_OK ||
+        (st = cake_json_double(o, "attn_logit_softcapping", false, 0, 1e6, &c->attn_softcap,
+                               err)) != CAKE_OK ||
+        (st = cake_json_double(o, "final_logit_softcapping", false, 0, 1e6, &c->logit_softcap,
+                               err)) != CAKE_OK)
+        return st;
+    return cake_json_bool(o, CAKE_CONFIG_NORM_ADD_ONE, false, &c->norm_add_one, err);
 }
 
 /* Which layers have experts: those of the step, without the listed ones (7.3). */
@@ -259,47 +364,66 @@ static cake_status biases(cake_model_config *c, json_object *o, cake_error *err)
         (st = cake_json_bool(o, "qkv_bias", false, &qkv, err)) != CAKE_OK)
         return st;
     if (qkv) c->q_bias = c->k_bias = c->v_bias = true;
-    c->qk_norm = c->family == CAKE_FAMILY_QWEN3 || c->family == CAKE_FAMILY_QWEN3_MOE;
+    c->qk_norm = c->family == CAKE_FAMILY_QWEN3 || c->family == CAKE_FAMILY_QWEN3_MOE ||
+                 c->family == CAKE_FAMILY_GEMMA3;
     return CAKE_OK;
 }
 
-/* Sliding windows (7.2): ignored by mistral and qwen2 unless layer_types asks for them; a window
- * that covers every position is none. mixtral has one when it says so: there is no switch. */
+/* Does layer i slide, where layer_types does not say? mistral and qwen2 ignore their window then
+ * (7.2); pattern, use and from: the fields of the families that have them. */
+static bool slides(const cake_model_config *c, uint32_t i, uint32_t pattern, bool use,
+                   uint32_t from) {
+    switch (c->family) {
+    case CAKE_FAMILY_GEMMA2:
+    case CAKE_FAMILY_GEMMA3: return (i + 1) % pattern != 0;
+    case CAKE_FAMILY_MIXTRAL: return c->window > 0;
+    case CAKE_FAMILY_QWEN3:
+    case CAKE_FAMILY_QWEN2_MOE:
+    case CAKE_FAMILY_QWEN3_MOE: return use && c->window > 0 && i >= from;
+    default: return false;
+    }
+}
+
+/* Which layers attend to a window of positions only. */
 static cake_status windows(cake_model_config *c, json_object *o, cake_error *err) {
     cake_status st;
-    uint32_t window = 0, from = c->n_layers;
+    uint32_t from = c->n_layers, pattern = is_gemma2(c->family) ? 2 : 6;
     bool use = false;
     json_object *types = NULL;
-    if ((st = cake_json_u32(o, "sliding_window", false, 0, 1u << 31, &window, err)) != CAKE_OK ||
+    if (is_gemma2(c->family)) c->window = 4096;
+    if ((st = cake_json_u32(o, "sliding_window", false, 0, 1u << 31, &c->window, err)) != CAKE_OK ||
         (st = cake_json_u32(o, "max_window_layers", false, 0, 1 << 20, &from, err)) != CAKE_OK ||
         (st = cake_json_bool(o, "use_sliding_window", false, &use, err)) != CAKE_OK ||
         (st = cake_json_array(o, "layer_types", false, CAKE_LAYERS_MAX, &types, err)) != CAKE_OK)
         return st;
-    bool bites = window > 0 && window < c->max_positions;
+    if (c->family == CAKE_FAMILY_GEMMA3 &&
+        ((st = cake_json_u32(o, "_sliding_window_pattern", false, 1, CAKE_LAYERS_MAX, &pattern,
+                             err)) != CAKE_OK ||
+         (st = cake_json_u32(o, "sliding_window_pattern", false, 1, CAKE_LAYERS_MAX, &pattern,
+                             err)) != CAKE_OK))
+        return st;
     if (types && json_object_array_length(types) != c->n_layers)
         return cake_fail(err, CAKE_EFORMAT, "\"layer_types\" has %zu entries for %u layers",
                          json_object_array_length(types), c->n_layers);
-    for (size_t i = 0; types && i < c->n_layers; i++) {
-        const char *t = json_object_get_string(json_object_array_get_idx(types, i));
-        if (t && strcmp(t, "full_attention") == 0) continue;
-        if (t && strcmp(t, "sliding_attention") == 0 && window && !bites) continue;
-        return cake_fail(err, CAKE_EUNSUPPORTED,
-                         "\"layer_types\": layer %zu is \"%.60s\", which is not supported; only "
-                         "full_attention is",
-                         i, t ? t : "null");
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        bool sliding = !types && slides(c, i, pattern, use, from);
+        if (types) {
+            const char *t = json_object_get_string(json_object_array_get_idx(types, i));
+            sliding = t && strcmp(t, "sliding_attention") == 0;
+            if (!sliding && (!t || strcmp(t, "full_attention") != 0))
+                return cake_fail(err, CAKE_EUNSUPPORTED,
+                                 "\"layer_types\": layer %u is \"%.60s\", which is not supported; "
+                                 "full_attention and sliding_attention are",
+                                 i, t ? t : "null");
+        }
+        if (sliding && !c->window)
+            return cake_fail(
+                err, CAKE_EFORMAT,
+                "layer %u attends to a window, and \"sliding_window\" does not say how "
+                "long it is",
+                i);
+        if (sliding) c->sliding[i / 64] |= UINT64_C(1) << i % 64;
     }
-    if (!types && c->family == CAKE_FAMILY_MIXTRAL && bites)
-        return cake_fail(
-            err, CAKE_EUNSUPPORTED,
-            "\"sliding_window\": %u is not supported for mixtral models of %u positions", window,
-            c->max_positions);
-    bool switched = c->family == CAKE_FAMILY_QWEN3 || c->family == CAKE_FAMILY_QWEN2_MOE ||
-                    c->family == CAKE_FAMILY_QWEN3_MOE;
-    if (!types && switched && use && bites && from < c->n_layers)
-        return cake_fail(err, CAKE_EUNSUPPORTED,
-                         "\"use_sliding_window\": true is not supported (layers %u and up attend "
-                         "to %u positions)",
-                         from, window);
     return CAKE_OK;
 }
 
@@ -374,15 +498,10 @@ static cake_status rope_known_keys(json_object *o, const char *type, cake_error 
     return CAKE_OK;
 }
 
-static cake_status rope(cake_model_config *c, json_object *o, cake_error *err) {
-    cake_rope_config *r = &c->rope;
-    json_object *block = NULL;
-    cake_status st = cake_json_object(o, "rope_parameters", false, &block, err);
-    if (st == CAKE_OK && !block) st = cake_json_object(o, "rope_scaling", false, &block, err);
-    if (st != CAKE_OK) return st;
-    *r = (cake_rope_config){.theta = family_table[c->family].theta, .factor = 1};
-    if ((st = cake_json_double(o, "rope_theta", false, 1, 1e15, &r->theta, err)) != CAKE_OK)
-        return st;
+/* What a rope block says of one kind of layer; block may be NULL. r has theta or needs it said. */
+static cake_status rope_block(cake_rope_config *r, json_object *block, cake_error *err) {
+    cake_status st;
+    r->factor = 1;
     if (block &&
         (st = cake_json_double(block, "rope_theta", false, 1, 1e15, &r->theta, err)) != CAKE_OK)
         return st;
@@ -435,6 +554,27 @@ static cake_status rope(cake_model_config *c, json_object *o, cake_error *err) {
     return CAKE_OK;
 }
 
+static cake_status rope(cake_model_config *c, json_object *o, cake_error *err) {
+    json_object *block = NULL, *local = NULL, *full = NULL;
+    cake_status st = cake_json_object(o, "rope_parameters", false, &block, err);
+    if (st == CAKE_OK && !block) st = cake_json_object(o, "rope_scaling", false, &block, err);
+    c->rope.theta = family_table[c->family].theta;
+    if (st == CAKE_OK) st = cake_json_double(o, "rope_theta", false, 1, 1e15, &c->rope.theta, err);
+    if (st != CAKE_OK) return st;
+    if (c->family != CAKE_FAMILY_GEMMA3) return rope_block(&c->rope, block, err);
+    /* Sliding layers have a base of their own and no scaling. Newer files have a block for each
+     * kind of layer. */
+    c->local_rope.theta = 10000;
+    if ((st = cake_json_double(o, "rope_local_base_freq", false, 1, 1e15, &c->local_rope.theta,
+                               err)) != CAKE_OK ||
+        (block && (st = cake_json_object(block, "full_attention", false, &full, err)) != CAKE_OK) ||
+        (block &&
+         (st = cake_json_object(block, "sliding_attention", false, &local, err)) != CAKE_OK))
+        return st;
+    st = rope_block(&c->rope, full || local ? full : block, err);
+    return st == CAKE_OK ? rope_block(&c->local_rope, local, err) : st;
+}
+
 static cake_status tokens(cake_model_config *c, json_object *o, cake_error *err) {
     json_object *v = NULL;
     c->bos_id = -1;
@@ -472,7 +612,7 @@ static cake_status informative(cake_model_config *c, json_object *o, cake_error 
                                                 : CAKE_DTYPE_NONE;
     bool tied = false;
     c->tie = -1;
-    if (!cake_json_has(o, "tie_word_embeddings")) return CAKE_OK;
+    if (is_gemma(c->family) || !cake_json_has(o, "tie_word_embeddings")) return CAKE_OK;
     if ((st = cake_json_bool(o, "tie_word_embeddings", false, &tied, err)) == CAKE_OK)
         c->tie = tied;
     return st;
@@ -486,9 +626,12 @@ cake_status cake_config_parse(cake_model_config *c, const char *text, size_t len
     if (st != CAKE_OK) return st;
     if (!json_object_is_type(o, json_type_object))
         st = cake_fail(err, CAKE_EFORMAT, "not a JSON object");
+    if (st == CAKE_OK) st = text_of(&o, err);
     if (st == CAKE_OK) st = family(c, o, err);
     if (st == CAKE_OK) st = check_neutral(c, o, err);
     if (st == CAKE_OK) st = sizes(c, o, err);
+    if (st == CAKE_OK) st = activation(c, o, err);
+    if (st == CAKE_OK) st = gemma(c, o, err);
     if (st == CAKE_OK) st = experts(c, o, err);
     if (st == CAKE_OK) st = biases(c, o, err);
     if (st == CAKE_OK) st = windows(c, o, err);

@@ -14,6 +14,8 @@ typedef enum {
     CAKE_FAMILY_QWEN2_MOE,
     CAKE_FAMILY_QWEN3_MOE,
     CAKE_FAMILY_MIXTRAL,
+    CAKE_FAMILY_GEMMA2,
+    CAKE_FAMILY_GEMMA3, /* the text model, alone or within one that sees ("gemma3") */
 } cake_family;
 const char *cake_family_name(cake_family f);
 
@@ -60,14 +62,23 @@ typedef struct {
     uint32_t ff; /* width of the dense feed-forward; 0 when every layer has experts */
     uint32_t max_positions;
     double norm_eps;
+    bool norm_add_one; /* 1 + w multiplies where w is stored (Gemma; its GGUF files store 1 + w) */
+    bool post_norms;   /* also after attention and feed-forward, before they are added */
+    bool gelu;         /* the feed-forward's gate is gelu_tanh, else silu */
+    float embed_scale; /* of the rows that come out of the embedding; 1 but for Gemma */
+    double query_scalar;                 /* scores are q k / its root; head_dim but for Gemma */
+    double attn_softcap, logit_softcap;  /* c tanh(x / c) of scores and of logits; 0: none */
     bool q_bias, k_bias, v_bias, o_bias; /* additive biases of the attention projections */
     bool mlp_bias;                       /* of gate, up and down */
     bool qk_norm;                        /* RMSNorm per head on q and k before rope */
     int tie;                             /* 1 tied, 0 untied, -1 not said: layout.c decides */
     cake_moe_config moe;
+    uint32_t window;                        /* of the sliding layers, in positions */
+    uint64_t sliding[CAKE_LAYERS_MAX / 64]; /* bit i: layer i attends to the last `window` only */
     cake_rope_config rope;
-    cake_dtype dtype; /* torch_dtype / dtype; informative; NONE when absent */
-    int64_t bos_id;   /* -1 absent */
+    cake_rope_config local_rope; /* of the sliding layers; theta 0: that of the others */
+    cake_dtype dtype;            /* torch_dtype / dtype; informative; NONE when absent */
+    int64_t bos_id;              /* -1 absent */
     uint32_t n_eos, eos_ids[CAKE_EOS_MAX];
     cake_quant *quant; /* owned; never NULL after success */
 } cake_model_config;
@@ -75,6 +86,14 @@ typedef struct {
 /* Does layer i (counted from 0) have experts in place of the dense feed-forward? */
 static inline bool cake_config_has_experts(const cake_model_config *c, uint32_t i) {
     return c->moe.layers[i / 64] >> (i % 64) & 1;
+}
+
+/* Our own key, for Gemma: false where the norms are stored with the 1 added (GGUF). */
+#define CAKE_CONFIG_NORM_ADD_ONE "norm_add_one"
+
+/* Is the attention of layer i limited to a window? */
+static inline bool cake_config_is_sliding(const cake_model_config *c, uint32_t i) {
+    return c->sliding[i / 64] >> (i % 64) & 1;
 }
 
 /* text[0..len): a config.json. CAKE_EFORMAT: malformed or out of range; CAKE_EUNSUPPORTED: another

@@ -7,11 +7,30 @@
 #include <string.h>
 
 const char *cake_role_name(cake_role r) {
-    static const char *const name[CAKE_ROLE_COUNT] = {
-        "embed",     "attn_norm",   "q",           "k",         "v",           "q_norm",
-        "k_norm",    "o",           "ffn_norm",    "gate",      "up",          "down",
-        "router",    "shared_mix",  "shared_gate", "shared_up", "shared_down", "expert_gate",
-        "expert_up", "expert_down", "final_norm",  "head"};
+    static const char *const name[CAKE_ROLE_COUNT] = {"embed",
+                                                      "attn_norm",
+                                                      "q",
+                                                      "k",
+                                                      "v",
+                                                      "q_norm",
+                                                      "k_norm",
+                                                      "o",
+                                                      "attn_post_norm",
+                                                      "ffn_norm",
+                                                      "gate",
+                                                      "up",
+                                                      "down",
+                                                      "ffn_post_norm",
+                                                      "router",
+                                                      "shared_mix",
+                                                      "shared_gate",
+                                                      "shared_up",
+                                                      "shared_down",
+                                                      "expert_gate",
+                                                      "expert_up",
+                                                      "expert_down",
+                                                      "final_norm",
+                                                      "head"};
     return (unsigned)r < CAKE_ROLE_COUNT ? name[r] : "?";
 }
 
@@ -89,26 +108,42 @@ static size_t wants_of(const cake_model_config *c, uint32_t unit, bool tied, wan
         w[n++] = (want){"self_attn.k_norm", CAKE_ROLE_K_NORM, 1, c->head_dim, false, true};
     }
     w[n++] = (want){"self_attn.o_proj", CAKE_ROLE_O, h, q, c->o_bias, false};
-    w[n++] = (want){"post_attention_layernorm", CAKE_ROLE_FFN_NORM, 1, h, false, true};
+    const char *ffn_norm = "post_attention_layernorm";
+    if (c->post_norms) {
+        w[n++] = (want){ffn_norm, CAKE_ROLE_ATTN_POST_NORM, 1, h, false, true};
+        ffn_norm = "pre_feedforward_layernorm";
+    }
+    w[n++] = (want){ffn_norm, CAKE_ROLE_FFN_NORM, 1, h, false, true};
     if (cake_config_has_experts(c, unit - 1)) return n + expert_wants(c, w + n);
     w[n++] = (want){"mlp.gate_proj", CAKE_ROLE_GATE, c->ff, h, c->mlp_bias, false};
     w[n++] = (want){"mlp.up_proj", CAKE_ROLE_UP, c->ff, h, c->mlp_bias, false};
     w[n++] = (want){"mlp.down_proj", CAKE_ROLE_DOWN, h, c->ff, c->mlp_bias, false};
+    if (c->post_norms)
+        w[n++] = (want){"post_feedforward_layernorm", CAKE_ROLE_FFN_POST_NORM, 1, h, false, true};
     return n;
 }
 
 enum { WHOLE = -1 }; /* a matrix, or the stack of all experts */
 
+/* Models that see too keep their text model under this name (7.1). */
+static const char *prefix_of(const cake_checkpoint *ck) {
+    static const char text[] = "language_model.";
+    for (uint32_t i = 0; i < ck->n_tensors; i++)
+        if (strncmp(ck->tensors[i].name, text, sizeof text - 1) == 0) return text;
+    return "";
+}
+
 /* expert: WHOLE, or which one of experts that are stored one by one. */
-static void full_path(const cake_model_config *c, uint32_t unit, const want *w, int64_t expert,
+static void full_path(const cake_layout *l, uint32_t unit, const want *w, int64_t expert,
                       char out[PATH_MAX_BYTES]) {
     if (expert != WHOLE)
-        snprintf(out, PATH_MAX_BYTES, "model.layers.%u.%s.%u.%s", unit - 1, names_of(c)->each,
-                 (uint32_t)expert, names_of(c)->leaf[w->role - CAKE_ROLE_EXPERT_GATE]);
-    else if (unit == 0 || unit == c->n_layers + 1)
-        snprintf(out, PATH_MAX_BYTES, "%s", w->path);
+        snprintf(out, PATH_MAX_BYTES, "%smodel.layers.%u.%s.%u.%s", l->prefix, unit - 1,
+                 names_of(l->config)->each, (uint32_t)expert,
+                 names_of(l->config)->leaf[w->role - CAKE_ROLE_EXPERT_GATE]);
+    else if (unit == 0 || unit == l->config->n_layers + 1)
+        snprintf(out, PATH_MAX_BYTES, "%s%s", l->prefix, w->path);
     else
-        snprintf(out, PATH_MAX_BYTES, "model.layers.%u.%s", unit - 1, w->path);
+        snprintf(out, PATH_MAX_BYTES, "%smodel.layers.%u.%s", l->prefix, unit - 1, w->path);
 }
 
 static int32_t find(const cake_checkpoint *ck, const char *path, const char *suffix) {
@@ -124,7 +159,7 @@ typedef struct {
 } span;
 static span span_of(const cake_layout *l, uint32_t unit, const want *w) {
     char path[PATH_MAX_BYTES];
-    full_path(l->config, unit, w, WHOLE, path);
+    full_path(l, unit, w, WHOLE, path);
     if (!is_expert(w->role) || find(l->checkpoint, path, "weight") >= 0) return (span){WHOLE, 1};
     return (span){0, l->config->moe.n_experts};
 }
@@ -312,7 +347,7 @@ static cake_status module(cake_layout *l, uint32_t unit, const want *w, int64_t 
                           cake_module *m, cake_error *err) {
     const cake_checkpoint *ck = l->checkpoint;
     char path[PATH_MAX_BYTES];
-    full_path(l->config, unit, w, expert, path);
+    full_path(l, unit, w, expert, path);
     *m = (cake_module){.role = w->role,
                        .n = w->n,
                        .k = w->k,
@@ -375,6 +410,11 @@ bool cake_tensor_is_ignored(const char *name) {
     return false;
 }
 
+static bool is_head(const cake_layout *l, const char *name) {
+    size_t n = strlen(l->prefix);
+    return strncmp(name, l->prefix, n) == 0 && strncmp(name + n, "lm_head.", 8) == 0;
+}
+
 /* Mark what belongs to some unit; whatever is left is not a model we know. */
 static cake_status check_rest(cake_layout *l, cake_error *err) {
     static const char *const suffix[] = {"weight", "scales", "biases"};
@@ -388,7 +428,7 @@ static cake_status check_rest(cake_layout *l, cake_error *err) {
             for (uint32_t e = 0; e < mods.n; e++) {
                 char path[PATH_MAX_BYTES];
                 int32_t t;
-                full_path(l->config, u, &w[i], mods.first + e, path);
+                full_path(l, u, &w[i], mods.first + e, path);
                 for (size_t j = 0; j < sizeof suffix / sizeof *suffix; j++)
                     if ((t = find(ck, path, suffix[j])) >= 0) known[t] = true;
                 if (w[i].bias && (t = find(ck, path, "bias")) >= 0) known[t] = true;
@@ -400,7 +440,7 @@ static cake_status check_rest(cake_layout *l, cake_error *err) {
     for (uint32_t i = 0; i < ck->n_tensors && st == CAKE_OK; i++) {
         const char *name = ck->tensors[i].name;
         if (known[i]) continue;
-        if (cake_tensor_is_ignored(name) || (l->tied && strncmp(name, "lm_head.", 8) == 0))
+        if (cake_tensor_is_ignored(name) || (l->tied && is_head(l, name)))
             l->n_ignored++;
         else
             st = cake_fail(err, CAKE_EUNSUPPORTED,
@@ -430,6 +470,12 @@ bool cake_unit_ranges_valid(const cake_unit_range *ranges, size_t n_ranges, uint
     return n_ranges > 0;
 }
 
+static bool has_head(const cake_layout *l) {
+    char path[PATH_MAX_BYTES];
+    snprintf(path, sizeof path, "%slm_head", l->prefix);
+    return find(l->checkpoint, path, "weight") >= 0;
+}
+
 cake_status cake_layout_new(cake_layout **out, const cake_model_config *config,
                             const cake_checkpoint *ck, const cake_unit_range *ranges,
                             size_t n_ranges, cake_error *err) {
@@ -443,7 +489,8 @@ cake_status cake_layout_new(cake_layout **out, const cake_model_config *config,
     l->checkpoint = ck;
     l->n_units = n_units;
     l->units = cake_calloc(n_units, sizeof *l->units);
-    l->tied = config->tie >= 0 ? config->tie == 1 : cake_checkpoint_find(ck, "lm_head.weight") < 0;
+    l->prefix = prefix_of(ck);
+    l->tied = config->tie >= 0 ? config->tie == 1 : !has_head(l);
     cake_status st = CAKE_OK;
     for (size_t r = 0; r < n_ranges && st == CAKE_OK; r++) {
         for (uint32_t u = ranges[r].begin; u < ranges[r].end && st == CAKE_OK; u++) {

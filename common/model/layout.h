@@ -18,12 +18,14 @@ typedef enum {
     CAKE_ROLE_Q_NORM,
     CAKE_ROLE_K_NORM,
     CAKE_ROLE_O,
+    CAKE_ROLE_ATTN_POST_NORM, /* of what attention adds; config->post_norms */
     CAKE_ROLE_FFN_NORM,
     CAKE_ROLE_GATE,
     CAKE_ROLE_UP,
     CAKE_ROLE_DOWN,
-    CAKE_ROLE_ROUTER,     /* [n_experts, hidden] */
-    CAKE_ROLE_SHARED_MIX, /* [1, hidden]: how much of the shared expert */
+    CAKE_ROLE_FFN_POST_NORM, /* of what the feed-forward adds */
+    CAKE_ROLE_ROUTER,        /* [n_experts, hidden] */
+    CAKE_ROLE_SHARED_MIX,    /* [1, hidden]: how much of the shared expert */
     CAKE_ROLE_SHARED_GATE,
     CAKE_ROLE_SHARED_UP,
     CAKE_ROLE_SHARED_DOWN,
@@ -78,6 +80,7 @@ typedef struct {
 typedef struct {
     const cake_model_config *config;   /* borrowed */
     const cake_checkpoint *checkpoint; /* borrowed */
+    const char *prefix;                /* of all names; "" but in models that see too */
     uint32_t n_units;                  /* n_layers + 2 */
     cake_unit *units;                  /* n_modules 0 for units that were not asked for */
     bool tied;                         /* the head uses the embedding's table */

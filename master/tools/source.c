@@ -321,6 +321,11 @@ static int by_place(const void *pa, const void *pb) {
     return ra != rb ? (ra > rb) - (ra < rb) : strcmp(a->name, b->name);
 }
 
+static bool is_head(const char *name) {
+    const char *at = strstr(name, "lm_head.");
+    return at && (at == name || at[-1] == '.');
+}
+
 cake_status cake_source_new(cake_source **out, const cake_checkpoint *ck, const cake_quant *quant,
                             bool tied, bool stack, cake_error *err) {
     cake_source *all = cake_calloc(1, sizeof *all);
@@ -331,8 +336,7 @@ cake_status cake_source_new(cake_source **out, const cake_checkpoint *ck, const 
     for (uint32_t i = 0; i < ck->n_tensors && st == CAKE_OK; i++) {
         const char *name = ck->tensors[i].name;
         bool skip;
-        if (stack &&
-            (cake_tensor_is_ignored(name) || (tied && strncmp(name, "lm_head.", 8) == 0))) {
+        if (stack && (cake_tensor_is_ignored(name) || (tied && is_head(name)))) {
             all->n_dropped++;
             continue;
         }

@@ -31,7 +31,7 @@ equals() {
     test -s "$IT/$1.f32" && cmp "$IT/$1.f32" "$IT/$2.f32" && cmp "$IT/$1.txt" "$IT/$2.txt"
 }
 
-for name in qwen3-8l-4bit-g32 llama-8l-bf16; do
+for name in qwen3-8l-4bit-g32 llama-8l-bf16 gemma3-8l-4bit-g32; do
     M=$(model $name)
     check "$name alone" generate alone --discovery-timeout 0 || continue
     columns=$(python3 -c "import json;print(json.load(open('$M/config.json'))['vocab_size'])" 2>/dev/null || echo 105)

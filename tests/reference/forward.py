@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An independent float64 forward pass of the Llama, Qwen2 and Qwen3 families, and their mixtures of experts, in numpy.
+"""An independent float64 forward pass of the Llama, Qwen2, Qwen3 and Gemma families, and of mixtures of experts, in numpy.
 
 Written from the format specification alone (safetensors container, MLX affine packing, rope kinds, blocks); it shares
 no code with the programs under test nor with mlx-lm or transformers, and is cross-checked against both by
@@ -157,15 +157,19 @@ class Weights(Tensors):
 # ---------------------------------------------------------------- model
 
 
-def rope_frequencies(config, dims):
-    """(inverse frequencies [dims/2], factor on the rotated values)."""
+def rope_frequencies(config, dims, local=False):
+    """(inverse frequencies [dims/2], factor on the rotated values); local: of Gemma 3's sliding layers."""
     rope = config.get("rope_scaling") or {}
     base = config.get("rope_theta")
+    if local:
+        rope, base = {}, config.get("rope_local_base_freq", 1e4)
     if config.get("rope_parameters"):
         rope = config["rope_parameters"]
+        if "full_attention" in rope:
+            rope = rope["sliding_attention" if local else "full_attention"]
         base = rope.get("rope_theta", base)
     if base is None:
-        base = 1e6 if config["model_type"] == "qwen2" else 1e4
+        base = 1e6 if config["model_type"] in ("qwen2", "gemma3_text") else 1e4
     kind = rope.get("type") or rope.get("rope_type") or "default"
     period = float(base) ** (np.arange(0, dims, 2, dtype=np.float64) / dims)
     if kind in ("default", "mrope"):
@@ -204,23 +208,50 @@ def rope_frequencies(config, dims):
     raise SystemExit(f"forward.py: rope type {kind} is not covered here")
 
 
+def text_config(c):
+    """config.json of a text model, or what one of a model that sees says about its text model."""
+    if c["model_type"] != "gemma3":
+        return c
+    outer = {k: v for k, v in c.items() if k not in ("architectures", "model_type", "text_config", "vision_config")}
+    return {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208, **c["text_config"], **outer,
+            "model_type": "gemma3_text"}
+
+
+def bf16(x):
+    """To the nearest bfloat16, ties to even."""
+    bits = np.float32(x).view(np.uint32)
+    return float(np.uint32((int(bits) + 0x7FFF + (int(bits) >> 16 & 1)) & 0xFFFF0000).view(np.float32))
+
+
 class Model:
     def __init__(self, folder):
         with open(os.path.join(folder, "config.json")) as f:
-            c = self.config = json.load(f)
-        if c["model_type"] not in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "mixtral"):
+            c = self.config = text_config(json.load(f))
+        if c["model_type"] not in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "mixtral", "gemma2", "gemma3_text"):
             raise SystemExit(f"forward.py: model_type {c['model_type']} is not covered here")
         self.w = Weights(folder, c)
+        self.prefix = "language_model." if any(n.startswith("language_model.") for n in self.w.where) else ""
+        self.gemma = c["model_type"].startswith("gemma")
         self.layers = c["num_hidden_layers"]
         self.heads = c["num_attention_heads"]
         self.kv_heads = c.get("num_key_value_heads") or self.heads
-        self.head_dim = c.get("head_dim") or c["hidden_size"] // self.heads
-        self.eps = c["rms_norm_eps"]
-        self.inverse, self.rope_factor = rope_frequencies(c, self.head_dim)
-        tied = c.get("tie_word_embeddings")
+        self.head_dim = c.get("head_dim") or (256 if self.gemma else c["hidden_size"] // self.heads)
+        self.eps = c.get("rms_norm_eps", 1e-6)
+        self.angles = [rope_frequencies(c, self.head_dim)] * 2  # of layers that see all, of sliding ones
+        if c["model_type"] == "gemma3_text":
+            self.angles[1] = rope_frequencies(c, self.head_dim, local=True)
+        tied = None if self.gemma else c.get("tie_word_embeddings")
         if tied is None:
-            tied = "lm_head.weight" not in self.w
-        self.head = "model.embed_tokens" if tied else "lm_head"
+            tied = self.prefix + "lm_head.weight" not in self.w
+        self.head = self.prefix + ("model.embed_tokens" if tied else "lm_head")
+        self.scale = (c.get("query_pre_attn_scalar", 256) if self.gemma else self.head_dim) ** -0.5
+        second = c["model_type"] == "gemma2"
+        self.attn_cap = c.get("attn_logit_softcapping", 50.0) if second else None
+        self.logit_cap = c.get("final_logit_softcapping", 30.0 if second else None)
+        self.sliding = [t == "sliding_attention" for t in c.get("layer_types") or []]
+        if not self.sliding:
+            pattern = 2 if second else c.get("sliding_window_pattern", 6)
+            self.sliding = [self.gemma and (i + 1) % pattern != 0 for i in range(self.layers)]
 
     def linear(self, x, path):
         y = x @ self.w.matrix(path).T
@@ -228,37 +259,45 @@ class Model:
         return y if bias is None else y + bias
 
     def norm(self, x, name):
-        weight = self.w.floats(name + ".weight").astype(np.float64)
+        weight = self.w.floats(name + ".weight").astype(np.float64) + (1 if self.gemma else 0)
         return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.eps) * weight
 
-    def rope(self, x):
+    def rope(self, x, sliding):
         """x [T, heads, head_dim], positions 0..T-1; pairs (i, i + head_dim/2)."""
-        angle = np.arange(x.shape[0], dtype=np.float64)[:, None] * self.inverse
+        inverse, factor = self.angles[sliding]
+        angle = np.arange(x.shape[0], dtype=np.float64)[:, None] * inverse
         cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
         half = self.head_dim // 2
-        a, b = x[..., :half] * self.rope_factor, x[..., half:] * self.rope_factor
+        a, b = x[..., :half] * factor, x[..., half:] * factor
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
-    def attention(self, x, p):
+    def attention(self, x, p, sliding):
         t = x.shape[0]
         q = self.linear(x, p + "q_proj").reshape(t, self.heads, self.head_dim)
         k = self.linear(x, p + "k_proj").reshape(t, self.kv_heads, self.head_dim)
         v = self.linear(x, p + "v_proj").reshape(t, self.kv_heads, self.head_dim)
-        if self.config["model_type"] in ("qwen3", "qwen3_moe"):
+        if self.config["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text"):
             q, k = self.norm(q, p + "q_norm"), self.norm(k, p + "k_norm")
-        q, k = self.rope(q), self.rope(k)
+        q, k = self.rope(q, sliding), self.rope(k, sliding)
         group = self.heads // self.kv_heads
         out = np.empty_like(q)
         mask = np.triu(np.full((t, t), -np.inf), 1)
+        if sliding:
+            mask += np.tril(np.full((t, t), -np.inf), -self.config.get("sliding_window", 4096))
         for h in range(self.heads):
-            s = q[:, h] @ k[:, h // group].T * self.head_dim**-0.5 + mask
+            s = q[:, h] @ k[:, h // group].T * self.scale
+            s = (self.attn_cap * np.tanh(s / self.attn_cap) if self.attn_cap else s) + mask
             e = np.exp(s - s.max(axis=1, keepdims=True))
             out[:, h] = e / e.sum(axis=1, keepdims=True) @ v[:, h // group]
         return self.linear(out.reshape(t, -1), p + "o_proj")
 
     def feed_forward(self, x, p):
         gate = self.linear(x, p + "gate_proj")
-        return self.linear(gate / (1 + np.exp(-gate)) * self.linear(x, p + "up_proj"), p + "down_proj")
+        if self.gemma:
+            gate = 0.5 * gate * (1 + np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+        else:
+            gate = gate / (1 + np.exp(-gate))
+        return self.linear(gate * self.linear(x, p + "up_proj"), p + "down_proj")
 
     def has_experts(self, i):
         c = self.config
@@ -292,10 +331,18 @@ class Model:
 
     def logits(self, ids, last=False):
         """[len(ids), vocab] in float64 (only the last row if asked)."""
-        x = self.w.matrix("model.embed_tokens")[np.asarray(ids)]
+        x = self.w.matrix(self.prefix + "model.embed_tokens")[np.asarray(ids)]
+        if self.gemma:
+            x = x * bf16(self.config["hidden_size"] ** 0.5)
         for i in range(self.layers):
-            p = f"model.layers.{i}."
-            x = x + self.attention(self.norm(x, p + "input_layernorm"), p + "self_attn.")
+            p = f"{self.prefix}model.layers.{i}."
+            a = self.attention(self.norm(x, p + "input_layernorm"), p + "self_attn.", self.sliding[i])
+            if self.gemma:
+                x = x + self.norm(a, p + "post_attention_layernorm")
+                h = self.feed_forward(self.norm(x, p + "pre_feedforward_layernorm"), p + "mlp.")
+                x = x + self.norm(h, p + "post_feedforward_layernorm")
+                continue
+            x = x + a
             h = self.norm(x, p + "post_attention_layernorm")
             if not self.has_experts(i):
                 x = x + self.feed_forward(h, p + "mlp.")
@@ -305,7 +352,8 @@ class Model:
                 x = x + self.experts(h, p + "mlp.")
         if last:
             x = x[-1:]
-        return self.linear(self.norm(x, "model.norm"), self.head)
+        z = self.linear(self.norm(x, self.prefix + "model.norm"), self.head)
+        return self.logit_cap * np.tanh(z / self.logit_cap) if self.logit_cap else z
 
     def greedy(self, ids, count):
         """(ids, smallest gap between the best and the second logit on the way)."""

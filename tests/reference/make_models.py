@@ -88,6 +88,22 @@ def mixtral(**kw):
     return {**c, **kw}
 
 
+def gemma2(**kw):
+    """A window and caps that a short prompt feels; sqrt(96) is no bfloat16."""
+    c = llama(architectures=["Gemma2ForCausalLM"], model_type="gemma2", hidden_activation="gelu_pytorch_tanh", rms_norm_eps=1e-6,
+              hidden_size=96, head_dim=32, query_pre_attn_scalar=24, sliding_window=9, attn_logit_softcapping=4.0,
+              final_logit_softcapping=3.0, tie_word_embeddings=True, num_hidden_layers=3)
+    del c["hidden_act"], c["mlp_bias"], c["rope_scaling"]
+    return {**c, **kw}
+
+
+def gemma3(**kw):
+    c = gemma2(architectures=["Gemma3ForCausalLM"], model_type="gemma3_text", rope_theta=1000000.0, rope_local_base_freq=10000.0,
+               rope_scaling={"rope_type": "linear", "factor": 8.0}, sliding_window_pattern=3, num_hidden_layers=4,
+               attn_logit_softcapping=None, final_logit_softcapping=None)
+    return {**c, **kw}
+
+
 FAMILY = {"llama": llama, "qwen2": qwen2, "qwen3": qwen3}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
@@ -137,6 +153,16 @@ def cases():
     quant("mixtral-4bit-g32", mixtral(), "f16", 4, 32)
     quant("qwen3moe-8l-4bit-g32", qwen3_moe(**{**eight, "mlp_only_layers": [3], "head_dim": 24}), "bf16", 4, 32, prompt=150,
           tokenizer=True, overrides=gates8)
+
+    # sliding windows, soft caps, norms after each half of a layer, two kinds of rope
+    plain("gemma2-bf16", gemma2(), "bf16", not_mlx=True)  # mlx-lm knows no window here
+    quant("gemma2-4bit-g32", gemma2(hidden_size=64, sliding_window=4096, attn_logit_softcapping=50.0, final_logit_softcapping=30.0), "bf16", 4, 32)
+    plain("gemma3-untied-f16", gemma3(tie_word_embeddings=False, final_logit_softcapping=5.0), "f16", not_mlx=True)
+    plain("gemma3-sees-bf16", gemma3(num_attention_heads=8, num_key_value_heads=4, head_dim=16, layer_types=
+          ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]), "bf16", wrapped=True, not_mlx=True)
+    quant("gemma3-8l-4bit-g32", gemma3(**{**eight, "sliding_window": 40, "hidden_size": 64}), "bf16", 4, 32, prompt=150, tokenizer=True)
+    plain("qwen3-sliding-bf16", qwen3(num_hidden_layers=3, sliding_window=11, use_sliding_window=True, max_window_layers=1, layer_types=
+          ["full_attention", "sliding_attention", "sliding_attention"]), "bf16", not_mlx=True)
 
     for i, bits in enumerate((2, 3, 4, 5, 6, 8)):
         for j, group in enumerate((32, 64, 128)):
@@ -197,7 +223,7 @@ def random_weights(config, seed):
     h, ff, v = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     d = config.get("head_dim") or h // config["num_attention_heads"]
     nq, nkv = config["num_attention_heads"] * d, config["num_key_value_heads"] * d
-    out = {}
+    out, gemma = {}, config["model_type"].startswith("gemma")
 
     def matrix(path, n, k, gain, bias=False):
         out[path + ".weight"] = rng.standard_normal((n, k)).astype(np.float32) * np.float32(gain / k**0.5)
@@ -205,11 +231,11 @@ def random_weights(config, seed):
             out[path + ".bias"] = rng.standard_normal(n).astype(np.float32) * np.float32(0.3)
 
     def norm(path, n):
-        out[path + ".weight"] = (1 + 0.2 * rng.standard_normal(n)).astype(np.float32)
+        out[path + ".weight"] = ((0 if gemma else 1) + 0.2 * rng.standard_normal(n)).astype(np.float32)
 
     out["model.embed_tokens.weight"] = rng.standard_normal((v, h)).astype(np.float32)
     if config["tie_word_embeddings"]:
-        out["model.embed_tokens.weight"] *= np.float32(2.5 / h**0.5)
+        out["model.embed_tokens.weight"] *= np.float32((1.0 if gemma else 2.5) / h**0.5)
     all_bias = config.get("attention_bias", False)
     qkv_bias = all_bias or config["model_type"] in ("qwen2", "qwen2_moe")
     for i in range(config["num_hidden_layers"]):
@@ -219,10 +245,13 @@ def random_weights(config, seed):
         matrix(p + "self_attn.k_proj", nkv, h, 1.6, qkv_bias)
         matrix(p + "self_attn.v_proj", nkv, h, 1.0, qkv_bias)
         matrix(p + "self_attn.o_proj", h, nq, 1.0, all_bias)
-        if config["model_type"] in ("qwen3", "qwen3_moe"):
+        if config["model_type"] in ("qwen3", "qwen3_moe", "gemma3_text"):
             norm(p + "self_attn.q_norm", d)
             norm(p + "self_attn.k_norm", d)
         norm(p + "post_attention_layernorm", h)
+        if gemma:
+            norm(p + "pre_feedforward_layernorm", h)
+            norm(p + "post_feedforward_layernorm", h)
         if config["model_type"] == "mixtral":
             matrix(p + "block_sparse_moe.gate", config["num_local_experts"], h, 2.0)
             for e in range(config["num_local_experts"]):
@@ -410,7 +439,7 @@ def write_shards(folder, weights, count):
 def transformers_model(folder, weights64):
     """The real model class in float32 with the stored weights, dequantized and rounded to float32."""
     with open(folder / "config.json") as f:
-        config = json.load(f)
+        config = forward.text_config(json.load(f))
     for key in ("quantization", "quantization_config"):
         config.pop(key, None)
     kind = config.pop("model_type")
@@ -421,14 +450,18 @@ def transformers_model(folder, weights64):
     cfg = transformers.AutoConfig.for_model(kind, **config)
     cfg.dtype = torch.float32
     model = transformers.AutoModelForCausalLM.from_config(cfg, attn_implementation="eager").float().eval()
+    if kind.startswith("gemma"):  # the factor as in bfloat16, which it is rounded to in trained models
+        model.model.embed_tokens.embed_scale.fill_(forward.bf16(config["hidden_size"] ** 0.5))
     state = {}
-    for name in weights64.where:
-        path = name.rsplit(".", 1)[0]
+    for stored in weights64.where:
+        if stored.startswith("vision_tower."):
+            continue
+        path, name = stored.rsplit(".", 1)[0], stored.removeprefix("language_model.")
         if name.endswith(".weight"):
-            w = weights64.floats(name) if weights64.mode(path) is None and "norm" in path else weights64.matrix(path)
+            w = weights64.floats(stored) if weights64.mode(path) is None and "norm" in path else weights64.matrix(path)
             state[name] = torch.from_numpy(np.array(w, dtype=np.float32))
         elif name.endswith(".bias"):
-            state[name] = torch.from_numpy(weights64.floats(name).copy())
+            state[name] = torch.from_numpy(weights64.floats(stored).copy())
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     assert set(missing) <= {"lm_head.weight"} and (not missing or config["tie_word_embeddings"]), missing
@@ -495,6 +528,18 @@ def check_dequantize(folder):
         assert np.abs(theirs - weights.matrix(path)).max() <= 4e-7 * scale, path
 
 
+def wrap(config, weights):
+    """The text model within one that sees, as Gemma 3's larger ones are stored: fields with default values left out."""
+    text = {k: v for k, v in config.items() if k not in ("architectures", "eos_token_id", "num_attention_heads", "num_key_value_heads")}
+    text["rope_parameters"] = {"full_attention": {**text.pop("rope_scaling"), "rope_theta": text.pop("rope_theta")},
+                               "sliding_attention": {"rope_type": "default", "rope_theta": text.pop("rope_local_base_freq")}}
+    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [2, 5], "image_token_index": 4,
+             "text_config": text, "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8}}
+    tensors = {"language_model." + k: v for k, v in weights.items()}
+    tensors["vision_tower.vision_model.post_layernorm.weight"] = np.ones(8, np.float32)
+    return outer, tensors
+
+
 def make(folder, name, case):
     config = dict(case["config"])
     config["torch_dtype"] = LONG[case["dtype"]]
@@ -502,6 +547,8 @@ def make(folder, name, case):
         del config["rope_theta"], config["rope_scaling"]
         config["dtype"] = config.pop("torch_dtype")
     weights = random_weights(config, zlib.crc32(name.encode()))
+    if case.get("wrapped"):
+        config, weights = wrap(config, weights)
     if case["writer"] == "hf":
         write_hf(folder, config, weights, case["dtype"])
     elif case["writer"] == "kquant":
@@ -544,7 +591,7 @@ def make(folder, name, case):
         "logits_after_prompt": [round(float(x), 6) for x in logits[-1]],
         "logits_file": "logits.f32",
         "logits_rows": len(ids),
-        "logits_columns": config["vocab_size"],
+        "logits_columns": logits.shape[1],
         "greedy_ids": greedy,
         "min_top2_margin": round(margin, 6),
         "logits_rms": round(float(np.sqrt(np.mean(logits.astype(np.float64) ** 2))), 4),

@@ -157,9 +157,6 @@ static void test_mixtures(void **state) {
         {MIXTURE("qwen2_moe", EIGHT_TWO), CAKE_EFORMAT, "shared_expert_intermediate_size"},
         {MIXTURE("mixtral", ",\"num_local_experts\":0,\"num_experts_per_tok\":2"), CAKE_EFORMAT,
          "num_local_experts"},
-        {MIXTURE("mixtral", ",\"num_local_experts\":4,\"num_experts_per_tok\":2,"
-                            "\"sliding_window\":4096"),
-         CAKE_EUNSUPPORTED, "\"sliding_window\": 4096"},
         {"{\"model_type\":\"qwen3_moe\",\"rope_theta\":1e6,\"hidden_size\":64,"
          "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":100,"
          "\"rms_norm_eps\":1e-5,\"moe_intermediate_size\":32,\"mlp_only_layers\":[0]" EIGHT_TWO NORM
@@ -206,30 +203,123 @@ static void test_rope(void **state) {
 
 static void test_windows(void **state) {
     (void)state;
-    cake_model_config c;
-    static const char *const fine[] = {
-        LLAMA ",\"layer_types\":[\"full_attention\",\"full_attention\"]}",
-        LLAMA ",\"max_position_embeddings\":4096,\"sliding_window\":4096,\"layer_types\":[\"full_"
-              "attention\",\"sliding_attention\"]}",
-        MISTRAL ",\"sliding_window\":4096,\"max_position_embeddings\":32768}",
-        QWEN2 ",\"use_sliding_window\":true,\"sliding_window\":4096,\"max_window_layers\":1,\"max_"
-              "position_embeddings\":32768}",
-        QWEN3 ",\"use_sliding_window\":false,\"sliding_window\":4096,\"max_window_layers\":1}",
-        QWEN3 ",\"use_sliding_window\":true,\"sliding_window\":4096,\"max_window_layers\":2}",
+    static const struct {
+        const char *text;
+        uint32_t window;
+        unsigned sliding; /* bit i: layer i */
+    } fine[] = {
+        {LLAMA ",\"layer_types\":[\"full_attention\",\"full_attention\"]}", 0, 0},
+        {LLAMA ",\"sliding_window\":40,\"layer_types\":[\"full_attention\",\"sliding_attention\"]}",
+         40, 2},
+        {MISTRAL ",\"sliding_window\":4096}", 4096, 0},
+        {QWEN2 ",\"use_sliding_window\":true,\"sliding_window\":4096,\"max_window_layers\":1}",
+         4096, 0},
+        {QWEN3 ",\"use_sliding_window\":false,\"sliding_window\":4096,\"max_window_layers\":1}",
+         4096, 0},
+        {QWEN3 ",\"use_sliding_window\":true,\"sliding_window\":4096,\"max_window_layers\":2}",
+         4096, 0},
+        {QWEN3 ",\"use_sliding_window\":true,\"sliding_window\":4096,\"max_window_layers\":1}",
+         4096, 2},
+        {MIXTURE("mixtral", ",\"num_local_experts\":4,\"num_experts_per_tok\":2,"
+                            "\"sliding_window\":4096"),
+         4096, 3},
     };
     for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
-        c = parse_ok(fine[i]);
+        cake_model_config c = parse_ok(fine[i].text);
+        assert_int_equal(c.window, fine[i].window);
+        for (uint32_t l = 0; l < 2; l++)
+            assert_int_equal(cake_config_is_sliding(&c, l), fine[i].sliding >> l & 1);
+        assert_true(c.local_rope.theta == 0); /* Gemma 3 alone */
         cake_config_deinit(&c);
     }
-    refused(LLAMA ",\"max_position_embeddings\":4097,\"sliding_window\":4096,\"layer_types\":["
-                  "\"full_attention\",\"sliding_attention\"]}",
-            CAKE_EUNSUPPORTED, "layer 1 is \"sliding_attention\"");
     refused(LLAMA ",\"layer_types\":[\"full_attention\",\"linear_attention\"]}", CAKE_EUNSUPPORTED,
             "linear_attention");
     refused(LLAMA ",\"layer_types\":[\"full_attention\"]}", CAKE_EFORMAT, "1 entries for 2 layers");
     refused(LLAMA ",\"layer_types\":[\"full_attention\",null]}", CAKE_EUNSUPPORTED, "layer 1");
-    refused(QWEN3 ",\"use_sliding_window\":true,\"sliding_window\":4096,\"max_window_layers\":1}",
-            CAKE_EUNSUPPORTED, "use_sliding_window");
+    refused(LLAMA ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", CAKE_EFORMAT,
+            "layer 1 attends to a window, and \"sliding_window\"");
+}
+
+#define GEMMA2(x) "{\"model_type\":\"gemma2\"," BASE x "}"
+#define GEMMA3(x) "{\"model_type\":\"gemma3_text\",\"sliding_window\":512," BASE x "}"
+#define SEES(top, text)                                                                            \
+    "{\"model_type\":\"gemma3\"," top "\"text_config\":{\"model_type\":\"gemma3_text\","           \
+    "\"sliding_window\":1024,\"hidden_size\":2560,\"intermediate_size\":10240,"                    \
+    "\"num_hidden_layers\":34" text "}}"
+static void test_gemma(void **state) {
+    (void)state;
+    cake_model_config c = parse_ok(GEMMA2(""));
+    assert_int_equal(c.family, CAKE_FAMILY_GEMMA2);
+    assert_true(c.norm_add_one && c.post_norms && c.gelu && !c.qk_norm && !c.q_bias);
+    assert_true(c.head_dim == 256 && c.tie == -1 && c.embed_scale == 8 && c.query_scalar == 256);
+    assert_true(c.attn_softcap == 50 && c.logit_softcap == 30 && c.max_positions == 8192);
+    assert_true(c.window == 4096 && cake_config_is_sliding(&c, 0) &&
+                !cake_config_is_sliding(&c, 1));
+    assert_true(c.rope.theta == 10000 && c.local_rope.theta == 0);
+    cake_config_deinit(&c);
+    c = parse_ok(GEMMA2(",\"attn_logit_softcapping\":null,\"final_logit_softcapping\":20.5,"
+                        "\"query_pre_attn_scalar\":144,\"head_dim\":128,\"norm_add_one\":false"));
+    assert_true(c.attn_softcap == 0 && c.logit_softcap == 20.5 && c.query_scalar == 144);
+    assert_true(c.head_dim == 128 && !c.norm_add_one && c.post_norms);
+    cake_config_deinit(&c);
+
+    c = parse_ok(GEMMA3(",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0},"
+                        "\"sliding_window_pattern\":1,\"hidden_act\":\"gelu_pytorch_tanh\""));
+    assert_int_equal(c.family, CAKE_FAMILY_GEMMA3);
+    assert_true(c.qk_norm && c.post_norms && c.attn_softcap == 0 && c.logit_softcap == 0);
+    assert_true(!cake_config_is_sliding(&c, 0) && !cake_config_is_sliding(&c, 1));
+    assert_true(c.rope.theta == 1e6 && c.rope.type == CAKE_SCALING_LINEAR && c.rope.factor == 8);
+    assert_true(c.local_rope.theta == 10000 && c.local_rope.type == CAKE_SCALING_DEFAULT);
+    cake_config_deinit(&c);
+    c = parse_ok(
+        GEMMA3(",\"layer_types\":[\"full_attention\",\"sliding_attention\"],\"rope_parameters\":{"
+               "\"full_attention\":{\"rope_type\":\"linear\",\"factor\":4.0,\"rope_theta\":2e6},"
+               "\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":2e4}}"));
+    assert_true(!cake_config_is_sliding(&c, 0) && cake_config_is_sliding(&c, 1) && c.window == 512);
+    assert_true(c.rope.theta == 2e6 && c.rope.factor == 4 && c.local_rope.theta == 2e4);
+    cake_config_deinit(&c);
+
+    /* The text model within one that sees. */
+    c = parse_ok(
+        SEES("\"architectures\":[\"Gemma3ForConditionalGeneration\"],\"eos_token_id\":[1,106],"
+             "\"vision_config\":{\"hidden_size\":1152},",
+             ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0}"));
+    assert_string_equal(c.model_type, "gemma3_text");
+    assert_true(c.hidden == 2560 && c.n_heads == 8 && c.n_kv_heads == 4 && c.head_dim == 256);
+    assert_true(c.vocab == 262208 && c.n_eos == 2 && c.embed_scale == 50.5f && c.window == 1024);
+    for (uint32_t i = 0; i < 34; i++) assert_int_equal(cake_config_is_sliding(&c, i), i % 6 != 5);
+    assert_true(c.max_positions == 131072 && c.norm_eps == 1e-6 && c.rope.factor == 8);
+    cake_config_deinit(&c);
+    /* bf16(sqrt(hidden)) */
+    static const struct {
+        uint32_t hidden;
+        float scale;
+    } roots[] = {{640, 25.25f}, {1152, 34}, {2304, 48}, {3584, 59.75f}, {3840, 62}, {5376, 73.5f}};
+    for (size_t i = 0; i < sizeof roots / sizeof *roots; i++) {
+        char *text = cake_asprintf(
+            "{\"model_type\":\"gemma3\",\"text_config\":{\"sliding_window\":9,\"hidden_size\":%u,"
+            "\"intermediate_size\":64,\"num_hidden_layers\":1}}",
+            roots[i].hidden);
+        c = parse_ok(text);
+        assert_true(c.embed_scale == roots[i].scale);
+        cake_config_deinit(&c);
+        free(text);
+    }
+
+    refused(GEMMA2(",\"hidden_activation\":\"gelu\""), CAKE_EUNSUPPORTED, "only gelu_pytorch_tanh");
+    refused(GEMMA2(",\"hidden_act\":\"silu\""), CAKE_EUNSUPPORTED, "\"hidden_act\" \"silu\"");
+    refused(GEMMA2(",\"attn_logit_softcapping\":-1"), CAKE_EFORMAT, "attn_logit_softcapping");
+    refused(GEMMA2(",\"query_pre_attn_scalar\":0"), CAKE_EFORMAT, "query_pre_attn_scalar");
+    refused(GEMMA2(",\"use_bidirectional_attention\":true"), CAKE_EUNSUPPORTED, "bidirectional");
+    refused(GEMMA2(",\"attention_bias\":true"), CAKE_EUNSUPPORTED, "attention_bias");
+    refused(GEMMA3(",\"attn_logit_softcapping\":50"), CAKE_EUNSUPPORTED, "attn_logit_softcapping");
+    refused(GEMMA3(",\"num_experts\":4"), CAKE_EUNSUPPORTED, "num_experts");
+    refused(GEMMA3(",\"sliding_window\":null"), CAKE_EFORMAT, "\"sliding_window\" does not say");
+    refused(GEMMA3(",\"sliding_window_pattern\":0"), CAKE_EFORMAT, "sliding_window_pattern");
+    refused("{\"model_type\":\"gemma3\"," BASE "}", CAKE_EFORMAT, "text_config");
+    refused(SEES("\"architectures\":[\"Gemma3ForSequenceClassification\"],", ""), CAKE_EUNSUPPORTED,
+            "Gemma3ForSequenceClassification");
+    refused("{\"model_type\":\"gemma3n\"}", CAKE_EUNSUPPORTED, "\"gemma3n\" is not supported");
 }
 
 static void test_refusals(void **state) {
@@ -557,7 +647,7 @@ int main(void) {
         cmocka_unit_test(test_windows),        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_quant_variants), cmocka_unit_test(test_kquant),
         cmocka_unit_test(test_quant_refusals), cmocka_unit_test(test_collection),
-        cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_gemma),          cmocka_unit_test(test_shipped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

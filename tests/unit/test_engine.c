@@ -236,9 +236,9 @@ static void shared_mixtures(void **state) {
 }
 /* ---- same bits ---- */
 
-static const char *const EIGHT[] = {"tests/vectors/reference/qwen3-8l-4bit-g32",
-                                    "tests/vectors/reference/llama-8l-bf16",
-                                    "tests/vectors/reference/qwen3moe-8l-4bit-g32"};
+static const char *const EIGHT[] = {
+    "tests/vectors/reference/qwen3-8l-4bit-g32", "tests/vectors/reference/llama-8l-bf16",
+    "tests/vectors/reference/qwen3moe-8l-4bit-g32", "tests/vectors/reference/gemma3-8l-4bit-g32"};
 
 /* Rows of logits for the prompt, fed in chunks of MAX_ROWS to one stage: what everything must
  * equal. */

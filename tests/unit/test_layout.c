@@ -267,6 +267,15 @@ static void test_shipped(void **state) {
     o = open_model("tests/models/babyllama105-padffn64-hf-bf16");
     assert_int_equal(cake_layout_module(o.layout, 1, CAKE_ROLE_Q)->dtype, CAKE_DTYPE_BF16);
     close_model(&o);
+    o = open_model("tests/vectors/reference/gemma3-sees-bf16"); /* within a model that sees */
+    assert_true(o.layout->tied && o.layout->n_ignored == 1);
+    const cake_module *norm = cake_layout_module(o.layout, 2, CAKE_ROLE_FFN_NORM);
+    assert_string_equal(norm->path, "language_model.model.layers.1.pre_feedforward_layernorm");
+    norm = cake_layout_module(o.layout, 2, CAKE_ROLE_ATTN_POST_NORM);
+    assert_string_equal(norm->path, "language_model.model.layers.1.post_attention_layernorm");
+    norm = cake_layout_module(o.layout, 2, CAKE_ROLE_FFN_POST_NORM);
+    assert_string_equal(norm->path, "language_model.model.layers.1.post_feedforward_layernorm");
+    close_model(&o);
     o = open_model("tests/models/stories260K-hf");
     close_model(&o);
     o = open_model("tests/models/babyllama105-mlx-8bit-g64");

@@ -23,6 +23,9 @@ typedef struct {
     const void **blocks;
 } run;
 
+/* Layers attend to all positions, or to a window of them. */
+typedef enum { FULL, SLIDING, KINDS } layer_kind;
+
 enum {
     ATTN_ROWS = 32,    /* rows of one prefill attention task */
     SPLIT_BLOCKS = 16, /* a lone row with more KV blocks than this shares its keys among threads */
@@ -32,7 +35,8 @@ struct cake_scratch {
     uint32_t max_rows, hidden, q_width, kv_width, ff, half_dim;
     unsigned n_threads;
     size_t matmul_bytes, attn_bytes; /* per thread */
-    float *x, *xn, *q, *k, *v, *gate, *up, *cos, *sin;
+    float *x, *xn, *q, *k, *v, *gate, *up;
+    float *cos[KINDS], *sin[KINDS];
     uint8_t *act, *matmul, *attn;
     cake_moe_scratch moe;
     size_t region_bytes;
@@ -46,8 +50,8 @@ struct cake_stage {
     cake_kv *kv;
     cake_pool *pool;
     cake_scratch *s;
-    cake_attn_spec attn;
-    cake_rope rope;
+    cake_attn_spec attn[KINDS];
+    cake_rope rope[KINDS];
     bool first, last; /* has the embedding, has the head */
     bool (*stop)(void *arg);
     void *stop_arg;
@@ -63,13 +67,20 @@ struct cake_stage {
 
 /* ---- sizes ---- */
 
-static cake_attn_spec attn_spec(const cake_model_config *c, cake_kv_type kv) {
-    /* head_dim^-0.5: the root and the division are exact IEEE operations in f32. */
+static cake_attn_spec attn_spec(const cake_model_config *c, layer_kind kind, cake_kv_type kv) {
+    /* The root and the division are exact IEEE operations in f32. */
     return (cake_attn_spec){.n_heads = c->n_heads,
                             .n_kv_heads = c->n_kv_heads,
                             .head_dim = c->head_dim,
-                            .scale = 1.0f / __builtin_sqrtf((float)c->head_dim),
+                            .scale = 1.0f / __builtin_sqrtf((float)c->query_scalar),
+                            .window = kind == SLIDING ? c->window : 0,
+                            .softcap = (float)c->attn_softcap,
                             .kv = kv};
+}
+
+/* Have sliding layers angles of their own? */
+static bool has_local_rope(const cake_model_config *c) {
+    return c->local_rope.theta > 0;
 }
 
 static cake_kv_type kv_type(const cake_stage_options *o) {
@@ -102,10 +113,12 @@ static size_t scratch_layout(cake_scratch *s, const cake_model_config *c, uint32
     PLACE(v, float, r * s->kv_width);
     PLACE(gate, float, r * c->ff);
     PLACE(up, float, r * c->ff);
-    PLACE(cos, float, r * s->half_dim);
-    PLACE(sin, float, r * s->half_dim);
+    for (int kind = 0; kind < (has_local_rope(c) ? KINDS : 1); kind++) {
+        PLACE(cos[kind], float, r * s->half_dim);
+        PLACE(sin[kind], float, r * s->half_dim);
+    }
     PLACE(act, uint8_t, cake_act_bytes(max_u32(max_u32(c->hidden, s->q_width), c->ff), rows));
-    cake_attn_spec a = attn_spec(c, CAKE_KV_F16); /* scratch is the same for all */
+    cake_attn_spec a = attn_spec(c, FULL, CAKE_KV_F16); /* scratch is the same for all */
     s->matmul_bytes = cake_round_up(cake_matmul_scratch_bytes(), 64);
     s->attn_bytes = cake_round_up(cake_attn_scratch_bytes(&a, ATTN_ROWS), 64);
     PLACE(matmul, uint8_t, s->matmul_bytes * n_threads);
@@ -141,7 +154,7 @@ void cake_scratch_free(cake_scratch *s) {
 static cake_kv_options kv_options(const cake_stage_options *o) {
     uint32_t head = o->config->n_layers + 1; /* unit of the head */
     uint32_t begin = max_u32(o->unit_begin, 1), end = o->unit_end < head ? o->unit_end : head;
-    cake_attn_spec a = attn_spec(o->config, kv_type(o));
+    cake_attn_spec a = attn_spec(o->config, FULL, kv_type(o));
     return (cake_kv_options){.n_layers = end > begin ? end - begin : 0,
                              .block_bytes = cake_kv_block_bytes(&a),
                              .n_blocks = o->kv_blocks,
@@ -167,12 +180,11 @@ cake_status cake_stage_measure(const cake_stage_options *o, unsigned n_threads,
 
 /* ---- life ---- */
 
-static bool rope_of(const cake_model_config *c, cake_rope *out) {
+static bool rope_of(const cake_model_config *c, const cake_rope_config *r, cake_rope *out) {
     static const cake_rope_type type[] = {[CAKE_SCALING_DEFAULT] = CAKE_ROPE_DEFAULT,
                                           [CAKE_SCALING_LINEAR] = CAKE_ROPE_LINEAR,
                                           [CAKE_SCALING_LLAMA3] = CAKE_ROPE_LLAMA3,
                                           [CAKE_SCALING_YARN] = CAKE_ROPE_YARN};
-    const cake_rope_config *r = &c->rope;
     return cake_rope_init(out, &(cake_rope_spec){.type = type[r->type],
                                                  .dims = c->head_dim,
                                                  .base = r->theta,
@@ -207,11 +219,13 @@ cake_status cake_stage_new(cake_stage **out, const cake_stage_options *o,
     s->o.layout = NULL; /* only borrowed until we return */
     s->pool = pool;
     s->s = scratch;
-    s->attn = attn_spec(c, kv_type(o));
+    for (int kind = 0; kind < KINDS; kind++)
+        s->attn[kind] = attn_spec(c, (layer_kind)kind, kv_type(o));
     s->first = o->unit_begin == 0;
     s->last = o->unit_end == n_units;
     cake_status st = CAKE_OK;
-    if (!rope_of(c, &s->rope))
+    if (!rope_of(c, &c->rope, &s->rope[FULL]) ||
+        (has_local_rope(c) && !rope_of(c, &c->local_rope, &s->rope[SLIDING])))
         st = cake_fail(err, CAKE_EUNSUPPORTED, "config.json: the rope parameters are out of range");
     if (st == CAKE_OK)
         st = cake_weights_load(&s->w, o->layout, source, o->unit_begin, o->unit_end, pool, progress,
@@ -229,7 +243,7 @@ cake_status cake_stage_new(cake_stage **out, const cake_stage_options *o,
     s->n_blocks_room = (size_t)n_runs * per_seq;
     s->blocks = cake_calloc(s->n_blocks_room, sizeof *s->blocks);
     s->seen = cake_calloc(o->n_seqs, sizeof *s->seen);
-    s->partials = cake_calloc(1, cake_attn_partial_bytes(&s->attn, o->context - 1, 1));
+    s->partials = cake_calloc(1, cake_attn_partial_bytes(s->attn, o->context - 1, 1));
     *out = s;
     return CAKE_OK;
 }
@@ -248,7 +262,7 @@ void cake_stage_free(cake_stage *s) {
 
 cake_status cake_stage_self_test(const cake_stage *s, cake_error *err) {
     cake_status st = cake_self_test(&s->w, s->o.f32_mode, err);
-    return st == CAKE_OK && s->w.n_layers ? cake_self_test_attn(&s->attn, err) : st;
+    return st == CAKE_OK && s->w.n_layers ? cake_self_test_attn(s->attn, err) : st;
 }
 
 const cake_stats *cake_stage_stats(const cake_stage *s) {
@@ -342,12 +356,15 @@ static void find_blocks(cake_stage *s, uint32_t layer) {
 typedef struct {
     cake_stage *stage;
     const cake_layer_weights *layer;
+    layer_kind kind;
     uint32_t n_rows;
     cake_act act;      /* input of the next matmuls */
     bool quantize;     /* some of them want int8 activations */
     const float *bias; /* add_residual: bias of the projection just done, or NULL */
+    const float *post; /* add_residual: weight of its norm, or NULL */
     const float *norm; /* add_residual, prepare: weight of the norm that follows, or NULL */
     bool residual;     /* add_residual: xn holds a projection to add to x */
+    float *logits;     /* cap_logits: [n_rows][vocab] */
 } pass;
 
 /* Below this much arithmetic a loop is done before another thread would have woken up. */
@@ -444,16 +461,18 @@ static void add_bias(float *y, const float *bias, uint32_t n) {
     if (bias) cake_add(y, y, bias, n);
 }
 
-/* x += projection (+ bias), then xn = norm(x), quantized. */
+/* x += projection (+ bias, normed), then xn = norm(x), quantized. */
 static void add_residual(pass *p, uint32_t row) {
     const cake_scratch *s = p->stage->s;
     float *x = s->x + (size_t)row * s->hidden, *xn = s->xn + (size_t)row * s->hidden;
+    const float eps = (float)p->stage->config->norm_eps;
     if (p->residual) {
         add_bias(xn, p->bias, s->hidden);
+        if (p->post) cake_rmsnorm(xn, xn, p->post, s->hidden, eps);
         cake_add(x, x, xn, s->hidden);
     }
     if (!p->norm) return;
-    cake_rmsnorm(xn, x, p->norm, s->hidden, (float)p->stage->config->norm_eps);
+    cake_rmsnorm(xn, x, p->norm, s->hidden, eps);
     if (p->quantize) cake_act_quantize(&p->act, row, row + 1);
 }
 
@@ -465,8 +484,9 @@ static void rotate_and_store(pass *p, uint32_t row) {
     const cake_model_config *c = st->config;
     float *q = s->q + (size_t)row * s->q_width, *k = s->k + (size_t)row * s->kv_width;
     float *v = s->v + (size_t)row * s->kv_width;
-    const float *cos = s->cos + (size_t)row * s->half_dim,
-                *sin = s->sin + (size_t)row * s->half_dim;
+    const layer_kind angles = has_local_rope(c) ? p->kind : FULL;
+    const float *cos = s->cos[angles] + (size_t)row * s->half_dim,
+                *sin = s->sin[angles] + (size_t)row * s->half_dim;
     add_bias(q, l->q.bias, s->q_width);
     add_bias(k, l->k.bias, s->kv_width);
     add_bias(v, l->v.bias, s->kv_width);
@@ -482,13 +502,14 @@ static void rotate_and_store(pass *p, uint32_t row) {
     while (row >= r->end) r++;
     uint32_t pos = r->pos0 + (row - r->begin);
     /* The block table is read-only here; the block itself is ours to write. */
-    cake_kv_store(&st->attn, (void *)(uintptr_t)r->blocks[pos / CAKE_KV_BLOCK], pos % CAKE_KV_BLOCK,
+    cake_kv_store(st->attn, (void *)(uintptr_t)r->blocks[pos / CAKE_KV_BLOCK], pos % CAKE_KV_BLOCK,
                   k, v);
 }
 
 /* Task = (run, up to ATTN_ROWS of its rows, range of kv heads). */
 typedef struct {
     const cake_stage *stage;
+    const cake_attn_spec *attn;
     uint32_t n_ranges;
 } attention_job;
 
@@ -504,14 +525,14 @@ static void attention_task(void *arg, size_t task, unsigned thread) {
     const attention_job *j = arg;
     const cake_stage *st = j->stage;
     const cake_scratch *s = st->s;
-    uint32_t range = (uint32_t)(task % j->n_ranges), heads = st->attn.n_kv_heads;
+    uint32_t range = (uint32_t)(task % j->n_ranges), heads = j->attn->n_kv_heads;
     size_t part = task / j->n_ranges;
     const run *r = st->runs;
     for (; part >= n_parts(r); r++) part -= n_parts(r);
     uint32_t begin = r->begin + (uint32_t)part * ATTN_ROWS, end = begin + ATTN_ROWS;
     if (end > r->end) end = r->end;
     float *q = s->q + (size_t)begin * s->q_width;
-    cake_attn_rows(&st->attn, r->blocks, r->pos0 + (begin - r->begin), end - begin,
+    cake_attn_rows(j->attn, r->blocks, r->pos0 + (begin - r->begin), end - begin,
                    slice_begin(heads, range, j->n_ranges),
                    slice_begin(heads, range + 1, j->n_ranges), q, s->q_width, q, s->q_width,
                    s->attn + thread * s->attn_bytes);
@@ -520,6 +541,7 @@ static void attention_task(void *arg, size_t task, unsigned thread) {
 /* A lone row with a long history: threads share its keys. Task = slice of blocks. */
 typedef struct {
     const cake_stage *stage;
+    const cake_attn_spec *attn;
     uint32_t n_blocks, n_slices;
 } split_job;
 static void split_task(void *arg, size_t task, unsigned thread) {
@@ -527,7 +549,7 @@ static void split_task(void *arg, size_t task, unsigned thread) {
     const cake_stage *st = j->stage;
     const cake_scratch *s = st->s;
     uint32_t slice = (uint32_t)task;
-    cake_attn_partial(&st->attn, st->runs[0].blocks, st->runs[0].pos0, 1, 0, st->attn.n_kv_heads,
+    cake_attn_partial(j->attn, st->runs[0].blocks, st->runs[0].pos0, 1, 0, j->attn->n_kv_heads,
                       slice_begin(j->n_blocks, slice, j->n_slices),
                       slice_begin(j->n_blocks, slice + 1, j->n_slices), s->q, s->q_width,
                       st->partials, s->attn + thread * s->attn_bytes);
@@ -535,12 +557,13 @@ static void split_task(void *arg, size_t task, unsigned thread) {
 
 static void attention(pass *p) {
     cake_stage *st = p->stage;
+    const cake_attn_spec *attn = &st->attn[p->kind];
     unsigned threads = cake_pool_threads(st->pool);
-    uint32_t n_blocks = st->runs[0].pos0 / CAKE_KV_BLOCK + 1, heads = st->attn.n_kv_heads;
+    uint32_t n_blocks = st->runs[0].pos0 / CAKE_KV_BLOCK + 1, heads = attn->n_kv_heads;
     if (p->n_rows == 1 && threads > heads && n_blocks >= SPLIT_BLOCKS) {
-        split_job j = {st, n_blocks, 2 * threads < n_blocks ? 2 * threads : n_blocks};
+        split_job j = {st, attn, n_blocks, 2 * threads < n_blocks ? 2 * threads : n_blocks};
         cake_pool_run(st->pool, j.n_slices, split_task, &j);
-        cake_attn_combine(&st->attn, st->runs[0].pos0, 1, 0, heads, st->partials, st->s->q,
+        cake_attn_combine(attn, st->runs[0].pos0, 1, 0, heads, st->partials, st->s->q,
                           st->s->q_width);
         return;
     }
@@ -556,7 +579,7 @@ static void attention(pass *p) {
     /* Prefill is arithmetic: any split will do. Decode reads memory: no more pieces than keep all
      * threads at work. */
     size_t want = prefill ? heads : (2 * threads + parts - 1) / parts;
-    attention_job j = {st, want < heads ? (uint32_t)want : heads};
+    attention_job j = {st, attn, want < heads ? (uint32_t)want : heads};
     cake_pool_run(macs < INLINE_MACS ? NULL : st->pool, parts * j.n_ranges, attention_task, &j);
 }
 
@@ -569,7 +592,10 @@ static void gate_row(pass *p, uint32_t row) {
     float *gate = s->gate + (size_t)row * s->ff, *up = s->up + (size_t)row * s->ff;
     add_bias(gate, p->layer->gate.bias, s->ff);
     add_bias(up, p->layer->up.bias, s->ff);
-    cake_swiglu(gate, gate, up, s->ff);
+    if (p->stage->config->gelu)
+        cake_geglu(gate, gate, up, s->ff);
+    else
+        cake_swiglu(gate, gate, up, s->ff);
     if (p->quantize) cake_act_quantize(&p->act, row, row + 1);
 }
 
@@ -595,6 +621,7 @@ static void run_layer(pass *p, uint32_t index) {
     cake_scratch *s = st->s;
     const cake_layer_weights *l = p->layer = &st->w.layers[index];
     const uint32_t unit = max_u32(st->o.unit_begin, 1) + index;
+    p->kind = cake_config_is_sliding(st->config, unit - 1) ? SLIDING : FULL;
     find_blocks(st, index);
 
     const cake_linear *qkv[] = {&l->q, &l->k, &l->v};
@@ -613,6 +640,7 @@ static void run_layer(pass *p, uint32_t index) {
     matmul_group(p, 1, o, (float *[]){s->xn});
     p->residual = true;
     p->bias = l->o.bias;
+    p->post = l->attn_post_norm;
 
     p->norm = l->ffn_norm;
     if (l->moe.gate.n) {
@@ -631,6 +659,13 @@ static void run_layer(pass *p, uint32_t index) {
     collect(p, unit, CAKE_INPUT_DOWN);
     matmul_group(p, 1, down, (float *[]){s->xn});
     p->bias = l->down.bias;
+    p->post = l->ffn_post_norm;
+}
+
+static void cap_logits(pass *p, uint32_t row) {
+    const cake_model_config *c = p->stage->config;
+    float *z = p->logits + (size_t)row * c->vocab;
+    cake_softcap(z, z, c->vocab, (float)c->logit_softcap);
 }
 
 /* Final norm and output table for the rows whose logits are wanted. */
@@ -656,6 +691,8 @@ static uint32_t run_head(pass *p, const cake_row *rows, float *out) {
     matmul_group(p, 1, head, (float *[]){out});
     for (uint32_t i = 0; st->w.head.bias && i < n; i++)
         add_bias(out + (size_t)i * st->config->vocab, st->w.head.bias, st->config->vocab);
+    p->logits = out;
+    if (st->config->logit_softcap > 0) for_rows(p, st->config->vocab, cap_logits);
     return n;
 }
 
@@ -681,15 +718,18 @@ cake_status cake_stage_run(cake_stage *st, const cake_kv_op *ops, uint32_t n_ops
     cake_scratch *s = st->s;
     size_t row_floats = s->hidden;
     if (st->first) {
-        for (uint32_t i = 0; i < n_rows; i++)
-            cake_mat_row(&st->w.embed.mat, rows[i].token, s->x + i * row_floats);
+        for (uint32_t i = 0; i < n_rows; i++) {
+            float *x = s->x + i * row_floats;
+            cake_mat_row(&st->w.embed.mat, rows[i].token, x);
+            if (st->config->embed_scale != 1) cake_scale(x, st->config->embed_scale, x, row_floats);
+        }
     } else {
         memcpy(s->x, in, n_rows * row_floats * sizeof *s->x);
     }
-    if (st->w.n_layers)
+    for (int kind = 0; st->w.n_layers && kind < (has_local_rope(st->config) ? KINDS : 1); kind++)
         for (uint32_t i = 0; i < n_rows; i++)
-            cake_rope_angles(&st->rope, rows[i].pos, s->cos + (size_t)i * s->half_dim,
-                             s->sin + (size_t)i * s->half_dim);
+            cake_rope_angles(&st->rope[kind], rows[i].pos, s->cos[kind] + (size_t)i * s->half_dim,
+                             s->sin[kind] + (size_t)i * s->half_dim);
     pass p = {.stage = st, .n_rows = n_rows};
     for (uint32_t i = 0; i < st->w.n_layers; i++) {
         if (i && stopped(st)) return cake_fail(err, CAKE_ECANCELED, "the batch was cancelled");

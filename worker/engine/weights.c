@@ -214,12 +214,19 @@ static cake_status load_stack(walk *w, uint32_t unit, cake_role role, cake_stack
     return pack(w, m, n, &spec, packed);
 }
 
+/* What the norm multiplies with. */
 static cake_status load_norm(walk *w, uint32_t unit, cake_role role, bool required,
                              const float **out) {
     const cake_module *m = cake_layout_module(w->layout, unit, role);
     cake_assert(m != NULL || !required);
     *out = NULL;
-    return m ? load_vector(w, m, m->weight, m->k > 1 ? m->k : m->n, out) : CAKE_OK;
+    if (!m) return CAKE_OK;
+    uint32_t n = m->k > 1 ? m->k : m->n;
+    cake_status st = load_vector(w, m, m->weight, n, out);
+    float *y = (float *)(uintptr_t)*out; /* in our region */
+    for (uint32_t i = 0; st == CAKE_OK && y && w->layout->config->norm_add_one && i < n; i++)
+        y[i] = 1.0f + y[i];
+    return st;
 }
 
 typedef struct {
@@ -253,6 +260,10 @@ static cake_status load_layer(walk *w, uint32_t unit, cake_layer_weights *l) {
     if (st == CAKE_OK) st = load_norm(w, unit, CAKE_ROLE_FFN_NORM, true, &l->ffn_norm);
     if (st == CAKE_OK) st = load_norm(w, unit, CAKE_ROLE_Q_NORM, false, &l->q_norm);
     if (st == CAKE_OK) st = load_norm(w, unit, CAKE_ROLE_K_NORM, false, &l->k_norm);
+    if (st == CAKE_OK)
+        st = load_norm(w, unit, CAKE_ROLE_ATTN_POST_NORM, c->post_norms, &l->attn_post_norm);
+    if (st == CAKE_OK)
+        st = load_norm(w, unit, CAKE_ROLE_FFN_POST_NORM, c->post_norms, &l->ffn_post_norm);
     if (st == CAKE_OK) st = load_linears(w, unit, l, attention, 4);
     if (st != CAKE_OK) return st;
     if (!cake_config_has_experts(c, unit - 1)) return load_linears(w, unit, l, dense, 3);

@@ -25,8 +25,9 @@ typedef struct {
 } cake_moe_weights;
 
 typedef struct {
-    const float *attn_norm, *ffn_norm; /* [hidden] */
-    const float *q_norm, *k_norm;      /* [head_dim], or NULL when the family has none */
+    const float *attn_norm, *ffn_norm;           /* [hidden] */
+    const float *q_norm, *k_norm;                /* [head_dim], or NULL when the family has none */
+    const float *attn_post_norm, *ffn_post_norm; /* [hidden] or NULL likewise */
     cake_linear q, k, v, o;
     cake_linear gate, up, down; /* dense feed-forward, or: */
     cake_moe_weights moe;       /* gate.n is 0 in a dense layer */
