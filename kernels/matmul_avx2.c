@@ -2,36 +2,29 @@
  *
  * vpmaddubsw adds two products in 16 bits and saturates, so as many steps are summed in 16 bits as
  * provably fit, then vpmaddwd widens. With |q| <= 127 one step is at most 2 * (2^bits - 1) * 127:
- * eight steps fit up to 4 bits, four at 5, two at 6; 8-bit codes are split into two nibbles and
- * both halves are summed as 4-bit codes. The integers are the same as with VNNI. */
+ * eight steps fit up to 4 bits, four at 5, two at 6; codes of 8 bits and q are widened to 16 bits
+ * and vpmaddwd does it all. The integers are the same as with VNNI. */
 #include "kernels/matmul_avx2.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
 /* Integer dot of one block, eight rows, with nt tokens whose activations are 64 bytes apart. */
 INLINE void dot_block(const __m256i *c, int bits, int nt, const int8_t *q, __m256i *d) {
-    const int fit = bits <= 4 || bits == 8 ? 8 : bits == 5 ? 4 : 2;
-    const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
+    const int fit = bits <= 4 ? 8 : bits == 5 ? 4 : 2;
+    const __m256i ones = _mm256_set1_epi16(1);
     for (int i = 0; i < nt; i++) d[i] = _mm256_setzero_si256();
 #pragma GCC unroll 4
     for (int j0 = 0; j0 < 8; j0 += fit) {
-        __m256i lo[4], hi[4];
+        __m256i sum[4];
 #pragma GCC unroll 8
         for (int j = j0; j < j0 + fit; j++)
 #pragma GCC unroll 4
             for (int i = 0; i < nt; i++) {
                 __m256i x = bcast(q + i * 64 + j * 4), m = _mm256_maddubs_epi16(c[j], x);
-                lo[i] = j == j0 ? m : _mm256_add_epi16(lo[i], m);
-                __asm__("" : "+x"(lo[i])); /* gcc would build trees of sums and spill them all */
-                if (bits != 8) continue;
-                m = _mm256_maddubs_epi16(c[j + 8], x);
-                hi[i] = j == j0 ? m : _mm256_add_epi16(hi[i], m);
-                __asm__("" : "+x"(hi[i]));
+                sum[i] = j == j0 ? m : _mm256_add_epi16(sum[i], m);
+                __asm__("" : "+x"(sum[i])); /* gcc would build trees of sums and spill them all */
             }
-        for (int i = 0; i < nt; i++) {
-            d[i] = _mm256_add_epi32(d[i], _mm256_madd_epi16(lo[i], ones));
-            if (bits == 8) d[i] = _mm256_add_epi32(d[i], _mm256_madd_epi16(hi[i], sixteens));
-        }
+        for (int i = 0; i < nt; i++) d[i] = _mm256_add_epi32(d[i], _mm256_madd_epi16(sum[i], ones));
     }
 }
 
@@ -45,7 +38,7 @@ INLINE void unit_tokens(const __m256i *c, int bits, int ub, int nt, const int8_t
     for (int i = 0; i < nt; i++)
         f[i] = _mm256_mul_ps(_mm256_set1_ps(sc0[i]), _mm256_cvtepi32_ps(d[i]));
     if (ub == 2) {
-        dot_block(c + (bits == 8 ? 16 : 8), bits, nt, q + 32, d);
+        dot_block(c + 8, bits, nt, q + 32, d);
         for (int i = 0; i < nt; i++)
             f[i] = _mm256_fmadd_ps(_mm256_set1_ps(sc1[i]), _mm256_cvtepi32_ps(d[i]), f[i]);
     }
@@ -55,12 +48,68 @@ INLINE void unit_tokens(const __m256i *c, int bits, int ub, int nt, const int8_t
     }
 }
 
+/* The same of 8-bit codes and both halves: c[block][code][half], q[token][block]. */
+INLINE void unit_words(__m256i (*c)[16][2], int ub, int nt, int16_t (*q)[2][32], const float *sc0,
+                       const float *sc1, const float *sum, const __m256 *s, const __m256 *b,
+                       float *acc) {
+    __m256i d[2 * WIDE]; /* [token][half] */
+    __m256 f[2 * WIDE];
+    for (int i = 0; i < ub; i++) {
+        dot_words(nt, c[i], q[0][i], 64, d);
+        for (int k = 0; k < nt * 2; k++) {
+            const __m256 x = _mm256_set1_ps((i == 0 ? sc0 : sc1)[k / 2]);
+            const __m256 df = _mm256_cvtepi32_ps(d[k]);
+            f[k] = i == 0 ? _mm256_mul_ps(x, df) : _mm256_fmadd_ps(x, df, f[k]);
+        }
+    }
+    for (int k = 0; k < nt * 2; k++) {
+        const __m256 y = _mm256_fmadd_ps(s[k % 2], f[k], _mm256_load_ps(acc + k * 8));
+        _mm256_store_ps(acc + k * 8, _mm256_fmadd_ps(b[k % 2], _mm256_set1_ps(sum[k / 2]), y));
+    }
+}
+
+/* nt tokens of a unit of the activations, widened. */
+INLINE void widen_unit(int ub, int nt, const int8_t *q, int16_t (*out)[2][32]) {
+    for (int i = 0; i < nt; i++)
+        for (int b = 0; b < ub; b++) widen_act(q + i * 64 + b * 32, out[i][b]);
+}
+
+/* One unit of 8-bit codes, n tokens. They are widened some tokens ahead of their use: what has just
+ * been stored is slow to read. */
+INLINE void unit_of_words(const cake_wspec *s, int ub, const uint8_t *p, const uint8_t *tail,
+                          uint32_t n, const int8_t *q, const float *sc0, const float *sc1,
+                          const float *sum, float *acc) {
+    const size_t fb = cake_ftype_bytes(s->ftype);
+    __m256i c[2][16][2];
+    __m256 sc[2], bi[2];
+    int16_t words[2][WIDE][2][32] __attribute__((aligned(32)));
+    for (int half = 0; half < 2; half++) {
+        sc[half] = load_floats(tail + (size_t)half * 8 * fb, s->ftype);
+        bi[half] = load_floats(tail + (size_t)(half + 2) * 8 * fb, s->ftype);
+        for (int b = 0; b < ub; b++) {
+            __m256i x[16];
+            load_block(p + b * 512 + half * 32, 8, x);
+            for (int j = 0; j < 16; j++) c[b][j][half] = x[j];
+        }
+    }
+    uint32_t i = 0;
+    if (n >= WIDE) widen_unit(ub, WIDE, q, words[0]);
+    for (; i + WIDE <= n; i += WIDE) {
+        if (i + 2 * WIDE <= n) widen_unit(ub, WIDE, q + (i + WIDE) * 64, words[(i / WIDE + 1) % 2]);
+        unit_words(c, ub, WIDE, words[i / WIDE % 2], sc0 + i, sc1 + i, sum + i, sc, bi,
+                   acc + i * 16);
+    }
+    for (; i < n; i++) {
+        widen_unit(ub, 1, q + i * 64, words[0]);
+        unit_words(c, ub, 1, words[0], sc0 + i, sc1 + i, sum + i, sc, bi, acc + i * 16);
+    }
+}
+
 /* Tokens [tok0, tok0 + n) of one tile into acc [n][16]. */
 INLINE void affine_tile(const cake_wspec *s, int bits, int ub, const uint8_t *p, const cake_act *a,
                         uint32_t tok0, uint32_t n, float *acc) {
     const uint32_t nt = a->n_tok, per_group = s->group / 32, groups = s->k / s->group;
     const size_t block_bytes = (size_t)bits * 64, fb = cake_ftype_bytes(s->ftype);
-    const int planes = bits == 8 ? 16 : 8;
     memset(acc, 0, (size_t)n * 16 * sizeof(float));
     uint32_t h = 0;
     for (uint32_t g = 0; g < groups; g++) {
@@ -68,16 +117,17 @@ INLINE void affine_tile(const cake_wspec *s, int bits, int ub, const uint8_t *p,
         for (uint32_t blk = 0; blk < per_group; blk += (uint32_t)ub, h += (uint32_t)ub) {
             for (size_t v = 0; v < (size_t)ub * block_bytes; v += 64)
                 _mm_prefetch(p + PREFETCH + v, _MM_HINT_T0);
-            for (int half = 0; half < 2; half++) {
-                __m256i c[32];
+            const int8_t *q = a->q + ((size_t)(h / 2) * nt + tok0) * 64 + h % 2 * 32;
+            const float *sc0 = a->scale + (size_t)h * nt + tok0, *sc1 = sc0 + nt;
+            const float *sum =
+                ub == 2 ? a->sum64 + (size_t)(h / 2) * nt + tok0 : a->sum32 + (size_t)h * nt + tok0;
+            if (bits == 8) unit_of_words(s, ub, p, tail, n, q, sc0, sc1, sum, acc);
+            for (int half = 0; half < 2 && bits != 8; half++) {
+                __m256i c[16];
                 for (int i = 0; i < ub; i++)
-                    load_block(p + (size_t)i * block_bytes + half * 32, bits, c + i * planes);
+                    load_block(p + (size_t)i * block_bytes + half * 32, bits, c + i * 8);
                 const __m256 sc = load_floats(tail + (size_t)half * 8 * fb, s->ftype);
                 const __m256 bi = load_floats(tail + (size_t)(half + 2) * 8 * fb, s->ftype);
-                const int8_t *q = a->q + ((size_t)(h / 2) * nt + tok0) * 64 + h % 2 * 32;
-                const float *sc0 = a->scale + (size_t)h * nt + tok0, *sc1 = sc0 + nt;
-                const float *sum = ub == 2 ? a->sum64 + (size_t)(h / 2) * nt + tok0
-                                           : a->sum32 + (size_t)h * nt + tok0;
                 float *y = acc + half * 8;
                 uint32_t i = 0;
                 for (; i + 4 <= n; i += 4)
@@ -109,8 +159,13 @@ INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, 
         __m256 f[2][2]; /* [unit of the group][half] */
         for (int u = 0; u * ub < per_group; u++)
             for (int i = 0; i < ub; i++, p += block_bytes, q += 32, scale++) {
-                __m256i c[16], d[2];
-                for (int half = 0; half < 2; half++) {
+                __m256i c[8], d[2];
+                if (bits == 8) {
+                    int16_t words[32] __attribute__((aligned(32)));
+                    widen_act(q, words);
+                    dot_bytes(p, words, d);
+                }
+                for (int half = 0; half < 2 && bits != 8; half++) {
                     load_block(p + half * 32, bits, c);
                     dot_block(c, bits, 1, q, &d[half]);
                 }
@@ -220,7 +275,7 @@ INLINE void expand_blocks(const cake_wspec *s, int bits, const uint8_t *tile, ui
             __m256i c[16];
             load_block(g + (size_t)(h % per_group) * (size_t)bits * 64 + half * 32, bits, c);
             for (int j = 0; j < 8; j++) {
-                if (bits == 8) c[j] = _mm256_or_si256(c[j], _mm256_slli_epi16(c[j + 8], 4));
+                if (bits == 8) c[j] = _mm256_or_si256(c[j], _mm256_slli_epi16(c[j + 8], 8));
                 for (int t = 0; t < 4; t++) {
                     __m256i code =
                         _mm256_and_si256(_mm256_srli_epi32(c[j], 8 * t), _mm256_set1_epi32(255));

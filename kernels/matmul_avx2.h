@@ -9,13 +9,16 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { PREFETCH = 8192 }; /* bytes ahead of the weights being read */
+enum {
+    PREFETCH = 8192, /* bytes ahead of the weights being read */
+    WIDE = 4         /* tokens at a time where codes have 8 bits */
+};
 
 INLINE __m256i load256(const void *p) {
     return _mm256_loadu_si256(p);
 }
 
-INLINE __m256i bcast(const int8_t *q) {
+INLINE __m256i bcast(const void *q) {
     int32_t v;
     memcpy(&v, q, 4);
     return _mm256_set1_epi32(v);
@@ -39,8 +42,8 @@ INLINE __m256i or3(__m256i a, __m256i b, __m256i c) {
     return _mm256_or_si256(_mm256_or_si256(a, b), c);
 }
 
-/* Expand eight rows of one block: v points at the half. 8 bits: c[0..7] low nibbles, c[8..15] high.
- */
+/* Expand eight rows of one block, v points at the half: c[j] has the codes of columns 4j to 4j + 3
+ * as bytes. Of 8 bits: c[j] has those of columns 4j and 4j + 2 as 16 bits, c[j + 8] the others. */
 INLINE void load_block(const uint8_t *v, int bits, __m256i *c) {
     __m256i x[8];
 #pragma GCC unroll 8
@@ -80,8 +83,46 @@ INLINE void load_block(const uint8_t *v, int bits, __m256i *c) {
     default:
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
-            c[j] = field(x[j], 0, 15);
-            c[j + 8] = field(x[j], 4, 15);
+            c[j] = _mm256_and_si256(x[j], _mm256_set1_epi16(255));
+            c[j + 8] = _mm256_srli_epi16(x[j], 8);
+        }
+    }
+}
+
+/* 32 activations as 16 bits, in the order of 8-bit codes. */
+INLINE void widen_act(const int8_t *q, int16_t *out) {
+    const __m256i x = load256(q);
+    _mm256_store_si256((__m256i *)(void *)out, _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+    _mm256_store_si256((__m256i *)(void *)(out + 16), _mm256_srai_epi16(x, 8));
+}
+
+/* Integer sums of one block of 8-bit codes, c[j][half], with nt tokens `next` apart. */
+INLINE void dot_words(int nt, __m256i c[][2], const int16_t *q, size_t next, __m256i *d) {
+    for (int i = 0; i < 2 * nt; i++) d[i] = _mm256_setzero_si256();
+    CAKE_UNROLL(16)
+    for (int j = 0; j < 16; j++) CAKE_UNROLL(4)
+    for (int t = 0; t < nt; t++) {
+        const __m256i x = bcast(q + (size_t)t * next + j % 8 * 2 + j / 8 * 16);
+        for (int k = 0; k < 2; k++) {
+            __m256i *to = &d[t * 2 + k];
+            *to = _mm256_add_epi32(*to, _mm256_madd_epi16(c[j][k], x));
+            __asm__("" : "+x"(*to)); /* no trees of sums, which would all be spilled */
+        }
+    }
+}
+
+/* The same of one token straight from the packed block, both halves. */
+INLINE void dot_bytes(const uint8_t *v, const int16_t *q, __m256i d[2]) {
+    d[0] = d[1] = _mm256_setzero_si256();
+    CAKE_UNROLL(8)
+    for (int j = 0; j < 8; j++, v += 64) {
+        __m256i x[2] = {load256(v), load256(v + 32)};
+        __asm__ volatile("" : "+x"(x[0]), "+x"(x[1]), "+r"(v));
+        const __m256i even = bcast(q + 2 * j), odd = bcast(q + 16 + 2 * j);
+        for (int k = 0; k < 2; k++) {
+            const __m256i c = _mm256_and_si256(x[k], _mm256_set1_epi16(255));
+            d[k] = _mm256_add_epi32(d[k], _mm256_madd_epi16(c, even));
+            d[k] = _mm256_add_epi32(d[k], _mm256_madd_epi16(_mm256_srli_epi16(x[k], 8), odd));
         }
     }
 }

@@ -1,10 +1,11 @@
 /* Block and fp formats with AVX2+FMA, no VNNI: a tile is two halves of eight rows.
  *
- * As with AVX-512, many tokens pass over a panel of expanded blocks in L1 (here two at a time, for
- * both halves), and one token reads the weights strictly in order. vpmaddubsw adds two products in
- * 16 bits and saturates: as many steps are summed there as provably fit with |q| <= 127, then
- * vpmaddwd widens and, in the K formats, multiplies with the scale in the same step. Codes of 8
- * bits are two planes of nibbles. Zeros other than code 0 are put right with the sums of q. */
+ * As with AVX-512, many tokens pass over a panel of expanded blocks in L1 (here two or four at a
+ * time, for both halves), and one token reads the weights strictly in order. vpmaddubsw adds two
+ * products in 16 bits and saturates: as many steps are summed there as provably fit with |q| <=
+ * 127, then vpmaddwd widens and, in the K formats, multiplies with the scale in the same step.
+ * Codes of 8 bits fit no such sum: they and q are widened first. Zeros other than code 0 are put
+ * right with the sums of q. */
 #include "kernels/matmul_avx2.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
@@ -127,12 +128,19 @@ INLINE void block_scales(cake_packing p, const uint8_t *u, unsigned b, int half,
         }
 }
 
-/* Eight rows of one block: 8 vectors of codes, or 16 of nibbles. */
+/* Eight rows of one block: 8 vectors of codes, or 16 where they have 8 bits. */
 INLINE void load_codes(cake_packing p, const uint8_t *v, __m256i *c) {
     load_block(v, cake_packing_get(p).bits, c);
     if (!cake_pk_e2m1(p)) return;
     const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(CAKE_E2M1_TABLE));
     for (int j = 0; j < 8; j++) c[j] = _mm256_shuffle_epi8(table, c[j]);
+}
+
+/* 8-bit codes, widened, have room for a sign. */
+INLINE void centre(cake_packing p, __m256i *c) {
+    const cake_packing_info info = cake_packing_get(p);
+    for (int j = 0; j < 16 && info.bits == 8; j++)
+        c[j] = _mm256_sub_epi16(c[j], _mm256_set1_epi16(info.zero));
 }
 
 /* Steps of two products that fit 16 bits, and do not mix the halves of a block that has two scales.
@@ -146,12 +154,12 @@ INLINE int steps_that_fit(cake_packing p) {
  * times their scales. e: the last 16 columns of nvfp4. */
 INLINE void dot_block(cake_packing p, int nt, int nh, const __m256i *c, const int8_t *q,
                       __m256i v[][3], __m256i *d, __m256i *e) {
-    const int fit = steps_that_fit(p), two = cake_packing_get(p).bits == 8;
-    const __m256i ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
+    const int fit = steps_that_fit(p);
+    const __m256i ones = _mm256_set1_epi16(1);
     for (int i = 0; i < nt * nh; i++) d[i] = e[i] = _mm256_setzero_si256();
     CAKE_UNROLL(4)
     for (int j0 = 0; j0 < 8; j0 += fit) {
-        __m256i lo[4], hi[4];
+        __m256i sum[4];
         CAKE_UNROLL(8)
         for (int j = j0; j < j0 + fit; j++) CAKE_UNROLL(2)
         for (int t = 0; t < nt; t++) {
@@ -159,13 +167,9 @@ INLINE void dot_block(cake_packing p, int nt, int nh, const __m256i *c, const in
             CAKE_UNROLL(2)
             for (int k = 0; k < nh; k++) {
                 const int i = t * nh + k;
-                __m256i m = _mm256_maddubs_epi16(c[j * nh + k], x);
-                lo[i] = j == j0 ? m : _mm256_add_epi16(lo[i], m);
-                __asm__("" : "+x"(lo[i])); /* no trees of sums, which would all be spilled */
-                if (!two) continue;
-                m = _mm256_maddubs_epi16(c[(j + 8) * nh + k], x);
-                hi[i] = j == j0 ? m : _mm256_add_epi16(hi[i], m);
-                __asm__("" : "+x"(hi[i]));
+                const __m256i m = _mm256_maddubs_epi16(c[j * nh + k], x);
+                sum[i] = j == j0 ? m : _mm256_add_epi16(sum[i], m);
+                __asm__("" : "+x"(sum[i])); /* no trees of sums, which would all be spilled */
             }
         }
         for (int i = 0; i < nt * nh; i++) {
@@ -173,8 +177,7 @@ INLINE void dot_block(cake_packing p, int nt, int nh, const __m256i *c, const in
                                : !cake_pk_whole(p) && j0 >= 4 ? v[i % nh][1]
                                                               : v[i % nh][0];
             __m256i *to = p == CAKE_PK_NVFP4 && j0 >= 4 ? &e[i] : &d[i];
-            *to = _mm256_add_epi32(*to, _mm256_madd_epi16(lo[i], by));
-            if (two) d[i] = _mm256_add_epi32(d[i], _mm256_madd_epi16(hi[i], sixteens));
+            *to = _mm256_add_epi32(*to, _mm256_madd_epi16(sum[i], by));
         }
     }
 }
@@ -195,9 +198,9 @@ INLINE void end_unit(cake_packing p, __m256 d, __m256 dmin, sums *s) {
 }
 
 /* One block of one token, nh halves: its sums are put right and added up. */
-INLINE void add_block(cake_packing p, int nh, const __m256i *d, const __m256i *e, __m256i v[][3],
-                      const float *scale, const float *sum32, const int32_t *neg16, sums *s) {
-    const int shift = (int)cake_pk_zero_shift(p);
+INLINE void add_block(cake_packing p, int nh, int shift, const __m256i *d, const __m256i *e,
+                      __m256i v[][3], const float *scale, const float *sum32, const int32_t *neg16,
+                      sums *s) {
     const __m256 x = bcast_float(scale);
     __m256i neg0 = _mm256_setzero_si256(), neg1 = neg0;
     if (shift || p == CAKE_PK_Q2_K)
@@ -254,15 +257,19 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
         for (unsigned b = 0; b < info.unit; b++) {
             if (!cake_pk_super(p) && h == blocks) break;
             __m256i v[2][3], d[2], e[2];
+            int16_t wide[32] __attribute__((aligned(32)));
+            if (info.bits == 8) widen_act(q, wide), dot_bytes(w, wide, d);
             for (int half = 0; half < 2; half++) {
                 __m256i c[16];
                 block_scales(p, u, b, half, v[half]);
+                if (info.bits == 8) continue;
                 load_codes(p, w + half * 32, c);
                 /* broadcast again for each half: kept, they would all be spilled */
                 __asm__ volatile("" : "+r"(q));
                 dot_block(p, 1, 1, c, q, &v[half], &d[half], &e[half]);
             }
-            add_block(p, 2, d, e, v, a->scale + h, a->sum32 + h, a->neg16 + h * 2, s);
+            add_block(p, 2, (int)cake_pk_zero_shift(p), d, e, v, a->scale + h, a->sum32 + h,
+                      a->neg16 + h * 2, s);
             w += info.bits * 64;
             q += 32, h++;
         }
@@ -298,6 +305,7 @@ INLINE const uint8_t *expand_chunk(cake_packing p, const uint8_t *w, uint32_t le
                 if (!cake_pk_super(p) && b0 + b == len) break;
                 __m256i c[16];
                 load_codes(p, v, c);
+                centre(p, c);
                 v += info.bits * 64;
                 for (int j = 0; j < (info.bits == 8 ? 16 : 8); j++)
                     out->codes[b0 + b][j][half] = c[j];
@@ -309,26 +317,41 @@ INLINE const uint8_t *expand_chunk(cake_packing p, const uint8_t *w, uint32_t le
     return w;
 }
 
+/* Block h of token tok. */
+INLINE const int8_t *act_block(const cake_act *a, size_t h, size_t tok) {
+    return a->q + (h / 2 * a->n_tok + tok) * 64 + h % 2 * 32;
+}
+
 /* nt tokens from tok on over `len` blocks from h0 on. */
 INLINE void some_tokens(cake_packing p, int nt, panel_of *w, uint32_t h0, uint32_t len,
                         const cake_act *a, uint32_t tok, float *acc) {
+    const bool wide = cake_packing_get(p).bits == 8;
     const size_t all = a->n_tok;
-    sums s[2][2];
+    int16_t words[2][WIDE][32] __attribute__((aligned(32)));
+    sums s[WIDE][2];
     for (int i = 0; i < nt; i++)
         for (int k = 0; k < 2; k++) {
             begin_unit(p, &s[i][k]);
             if (!cake_pk_super(p)) s[i][k].acc = _mm256_load_ps(acc + i * 16 + k * 8);
         }
+    for (int i = 0; i < nt && wide; i++) widen_act(act_block(a, h0, tok + i), words[0][i]);
     for (uint32_t b = 0; b < len; b++) {
         const size_t h = h0 + b;
-        const int8_t *q = a->q + (h / 2 * all + tok) * 64 + h % 2 * 32;
+        const int8_t *q = act_block(a, h, tok);
         const int32_t *neg = a->neg16 + (h * all + tok) * 2;
         const float *scale = a->scale + h * all + tok, *sum32 = a->sum32 + h * all + tok;
-        __m256i d[4], e[4];
-        dot_block(p, nt, 2, w->codes[b][0], q, w->scales[b], d, e);
+        __m256i d[2 * WIDE], e[2 * WIDE];
+        if (wide) {
+            /* a block ahead: what has just been stored is slow to read */
+            for (int i = 0; i < nt && b + 1 < len; i++)
+                widen_act(act_block(a, h + 1, tok + i), words[(b + 1) % 2][i]);
+            dot_words(nt, w->codes[b], words[b % 2][0], 32, d);
+        } else {
+            dot_block(p, nt, 2, w->codes[b][0], q, w->scales[b], d, e);
+        }
         for (int i = 0; i < nt; i++)
-            add_block(p, 2, d + 2 * i, e + 2 * i, w->scales[b], scale + i, sum32 + i, neg + 2 * i,
-                      s[i]);
+            add_block(p, 2, wide ? 0 : (int)cake_pk_zero_shift(p), d + 2 * i, e + 2 * i,
+                      w->scales[b], scale + i, sum32 + i, neg + 2 * i, s[i]);
     }
     for (int i = 0; i < nt; i++)
         for (int k = 0; k < 2; k++) {
@@ -348,6 +371,9 @@ INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w
         const uint32_t len = blocks - h < CHUNK ? blocks - h : CHUNK;
         w = expand_chunk(p, w, len, panel);
         uint32_t i = 0;
+        if (cake_packing_get(p).bits == 8)
+            for (; i + WIDE <= n; i += WIDE)
+                some_tokens(p, WIDE, panel, h, len, a, tok0 + i, acc + i * 16);
         for (; i + 2 <= n; i += 2) some_tokens(p, 2, panel, h, len, a, tok0 + i, acc + i * 16);
         if (i < n) some_tokens(p, 1, panel, h, len, a, tok0 + i, acc + i * 16);
     }
@@ -429,7 +455,7 @@ INLINE void expand_f32(cake_packing p, const uint8_t *w, uint32_t h0, uint32_t b
                 float_scales(p, u, b, half, s, m);
                 for (int j = 0; j < 8; j++) {
                     if (info.bits == 8)
-                        c[j] = _mm256_or_si256(c[j], _mm256_slli_epi16(c[j + 8], 4));
+                        c[j] = _mm256_or_si256(c[j], _mm256_slli_epi16(c[j + 8], 8));
                     for (int t = 0; t < 4; t++) {
                         __m256i code = _mm256_and_si256(_mm256_srli_epi32(c[j], 8 * t),
                                                         _mm256_set1_epi32(255));
