@@ -102,6 +102,30 @@ static bool map_name(const char *name, char path[PATH_BYTES], const char **suffi
     return false;
 }
 
+bool cake_gguf_name_of(const char *path, char *out, size_t out_bytes) {
+    static const char vlm[] = "language_model.", layers[] = "model.layers.",
+                      mixtral[] = "block_sparse_moe.";
+    char mlp[PATH_BYTES];
+    if (strncmp(path, vlm, sizeof vlm - 1) == 0) path += sizeof vlm - 1;
+    for (size_t i = 0; i < sizeof top_table / sizeof *top_table; i++)
+        if (strcmp(path, top_table[i].ours) == 0)
+            return (size_t)snprintf(out, out_bytes, "%s", top_table[i].gguf) < out_bytes;
+    if (strncmp(path, layers, sizeof layers - 1) != 0) return false;
+    const char *number = path + sizeof layers - 1;
+    size_t digits = strspn(number, "0123456789");
+    if (digits == 0 || digits > 9 || number[digits] != '.') return false;
+    const char *ours = number + digits + 1;
+    if (strncmp(ours, mixtral, sizeof mixtral - 1) == 0) { /* rename_experts */
+        snprintf(mlp, sizeof mlp, "mlp.%s", ours + sizeof mixtral - 1);
+        ours = mlp;
+    }
+    for (size_t i = 0; i < sizeof layer_table / sizeof *layer_table; i++)
+        if (strcmp(ours, layer_table[i].ours) == 0)
+            return (size_t)snprintf(out, out_bytes, "blk.%.*s.%s", (int)digits, number,
+                                    layer_table[i].gguf) < out_bytes;
+    return false;
+}
+
 /* Tensors that repeat what the metadata says (rope_freqs is read for the config). */
 static bool is_derived(const char *name) {
     unsigned layer;

@@ -26,4 +26,8 @@ cake_status cake_gguf_model_new(cake_gguf_model *m, const cake_gguf *parts, uint
                                 cake_error *err);
 void cake_gguf_model_deinit(cake_gguf_model *m);
 
+/* The other way: "model.layers.3.mlp.down_proj" -> "blk.3.ffn_down" into out; false when there is
+ * no such name. */
+bool cake_gguf_name_of(const char *path, char *out, size_t out_bytes);
+
 #endif

@@ -3,10 +3,10 @@
 #include "master/tools/imatrix.h"
 #include "common/file.h"
 #include "common/mem.h"
+#include "common/model/gguf_model.h"
 #include "master/tools/imatrix_impl.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,50 +62,6 @@ cake_status cake_imatrix_index(cake_imatrix *m, cake_error *err) {
 }
 
 /* ---- looking up ---- */
-
-bool cake_gguf_name_of(const char *path, char *out, size_t out_bytes) {
-    static const char *const whole[][2] = {
-        {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
-    static const char *const below[][2] = {
-        {"self_attn.q_proj", "attn_q"},
-        {"self_attn.k_proj", "attn_k"},
-        {"self_attn.v_proj", "attn_v"},
-        {"self_attn.o_proj", "attn_output"},
-        {"self_attn.qkv_proj", "attn_qkv"},
-        {"self_attn.q_norm", "attn_q_norm"},
-        {"self_attn.k_norm", "attn_k_norm"},
-        {"input_layernorm", "attn_norm"},
-        {"post_attention_layernorm", "ffn_norm"},
-        {"mlp.gate_proj", "ffn_gate"},
-        {"mlp.up_proj", "ffn_up"},
-        {"mlp.down_proj", "ffn_down"},
-        {"mlp.gate", "ffn_gate_inp"},
-        {"block_sparse_moe.gate", "ffn_gate_inp"},
-        {"mlp.switch_mlp.gate_proj", "ffn_gate_exps"},
-        {"mlp.switch_mlp.up_proj", "ffn_up_exps"},
-        {"mlp.switch_mlp.down_proj", "ffn_down_exps"},
-        {"block_sparse_moe.switch_mlp.gate_proj", "ffn_gate_exps"},
-        {"block_sparse_moe.switch_mlp.up_proj", "ffn_up_exps"},
-        {"block_sparse_moe.switch_mlp.down_proj", "ffn_down_exps"},
-        {"mlp.shared_expert.gate_proj", "ffn_gate_shexp"},
-        {"mlp.shared_expert.up_proj", "ffn_up_shexp"},
-        {"mlp.shared_expert.down_proj", "ffn_down_shexp"},
-        {"mlp.shared_expert_gate", "ffn_gate_inp_shexp"}};
-    static const char vlm[] = "language_model.", layers[] = "model.layers.";
-    if (strncmp(path, vlm, sizeof vlm - 1) == 0) path += sizeof vlm - 1;
-    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
-        if (strcmp(path, whole[i][0]) == 0)
-            return (size_t)snprintf(out, out_bytes, "%s", whole[i][1]) < out_bytes;
-    if (strncmp(path, layers, sizeof layers - 1) != 0) return false;
-    const char *number = path + sizeof layers - 1;
-    size_t digits = strspn(number, "0123456789");
-    if (digits == 0 || digits > 9 || number[digits] != '.') return false;
-    for (size_t i = 0; i < sizeof below / sizeof *below; i++)
-        if (strcmp(number + digits + 1, below[i][0]) == 0)
-            return (size_t)snprintf(out, out_bytes, "blk.%.*s.%s", (int)digits, number,
-                                    below[i][1]) < out_bytes;
-    return false;
-}
 
 static const cake_imatrix_entry *named(const cake_imatrix *m, const char *path) {
     char name[CAKE_IMATRIX_NAME_MAX + 8];

@@ -77,8 +77,4 @@ cake_status cake_imatrix_save_gguf(const cake_imatrix *m, const char *path, cake
 /* By the name: GGUF when ".gguf" is in it (mlx-kquant's rule), else .dat. */
 cake_status cake_imatrix_save(const cake_imatrix *m, const char *path, cake_error *err);
 
-/* "model.layers.3.mlp.down_proj" -> "blk.3.ffn_down" (formats.md 6.3) into out; false when there is
- * no such name. */
-bool cake_gguf_name_of(const char *path, char *out, size_t out_bytes);
-
 #endif

@@ -8,6 +8,7 @@
  * against the bytes that are left before anything is allocated for it. */
 #include "common/file.h"
 #include "common/mem.h"
+#include "common/model/gguf_model.h"
 #include "master/tools/imatrix_impl.h"
 
 #include <math.h>

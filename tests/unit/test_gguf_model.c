@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "common/json.h"
+#include "common/model/gguf_model.h"
 #include "kernels/codec.h"
 #include "kernels/vec.h"
 #include "master/template/template.h"
@@ -698,6 +699,32 @@ static void test_tokenizers(void **state) {
     if (!n) skip();
 }
 
+/* From a path to the name in GGUF files: importance matrices have those. */
+static void test_names_back(void **state) {
+    (void)state;
+    static const struct {
+        const char *path, *gguf;
+    } want[] = {{"model.embed_tokens", "token_embd"},
+                {"lm_head", "output"},
+                {"language_model.lm_head", "output"},
+                {"model.layers.31.self_attn.o_proj", "blk.31.attn_output"},
+                {"model.layers.0.mlp.switch_mlp.down_proj", "blk.0.ffn_down_exps"},
+                {"model.layers.7.block_sparse_moe.switch_mlp.up_proj", "blk.7.ffn_up_exps"},
+                {"model.layers.7.block_sparse_moe.gate", "blk.7.ffn_gate_inp"},
+                {"model.layers.7.block_sparse_moe.other", NULL},
+                {"model.layers.x.mlp.down_proj", NULL},
+                {"model.layers.1.mlp", NULL},
+                {"model.layers.99999999999999999999.mlp.down_proj", NULL},
+                {"", NULL}};
+    char out[64];
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        bool ok = cake_gguf_name_of(want[i].path, out, sizeof out);
+        assert_int_equal(ok, want[i].gguf != NULL);
+        if (ok) assert_string_equal(out, want[i].gguf);
+    }
+    assert_false(cake_gguf_name_of("model.embed_tokens", out, 4));
+}
+
 /* What the metadata must not say, each with a message that names it. */
 static void test_refusals(void **state) {
     (void)state;
@@ -859,6 +886,7 @@ int main(void) {
         cmocka_unit_test(test_families),        cmocka_unit_test(test_split),
         cmocka_unit_test(test_refusals),        cmocka_unit_test(test_fixture_tokenizer),
         cmocka_unit_test(test_tokenizers),      cmocka_unit_test(test_tokenizer_refusals),
+        cmocka_unit_test(test_names_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -374,34 +374,11 @@ static void test_gguf_broken(void **state) {
     }
 }
 
-static void test_gguf_names(void **state) {
-    (void)state;
-    static const struct {
-        const char *path, *gguf;
-    } want[] = {{"model.embed_tokens", "token_embd"},
-                {"lm_head", "output"},
-                {"language_model.lm_head", "output"},
-                {"model.layers.31.self_attn.o_proj", "blk.31.attn_output"},
-                {"model.layers.0.mlp.switch_mlp.down_proj", "blk.0.ffn_down_exps"},
-                {"model.layers.x.mlp.down_proj", NULL},
-                {"model.layers.1.mlp", NULL},
-                {"model.layers.99999999999999999999.mlp.down_proj", NULL},
-                {"", NULL}};
-    char out[64];
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
-        bool ok = cake_gguf_name_of(want[i].path, out, sizeof out);
-        assert_int_equal(ok, want[i].gguf != NULL);
-        if (ok) assert_string_equal(out, want[i].gguf);
-    }
-    assert_false(cake_gguf_name_of("model.embed_tokens", out, 4));
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dat_golden),  cmocka_unit_test(test_dat_llama),
         cmocka_unit_test(test_dat_broken),  cmocka_unit_test(test_gguf),
         cmocka_unit_test(test_gguf_broken), cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_gguf_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
