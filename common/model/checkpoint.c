@@ -174,7 +174,8 @@ static cake_status open_gguf(cake_checkpoint *c, const char *path, cake_error *e
                            i + 1, n);
         if (st == CAKE_OK) {
             const cake_checkpoint_file *f = &c->files[i];
-            st = cake_gguf_parse(&parts[i], f->map.data, f->map.size, part, err);
+            st =
+                cake_gguf_parse(&parts[i], f->map.data, f->map.size, CAKE_GGUF_NAME_MAX, part, err);
         }
         if (st == CAKE_OK) st = check_part(&parts[i], i, n, err);
         free(part);

@@ -90,6 +90,8 @@ typedef struct {
     const char *what;
     cake_error *err;
     cake_status st;
+    size_t name_max;
+    char *names; /* room for the next tensor's */
 } reader;
 
 #define FAIL(r, ...)                                                                               \
@@ -202,15 +204,16 @@ static void size_of(reader *r, cake_gguf_tensor *t) {
 
 static void one_tensor(reader *r, cake_gguf *g, size_t i, uint64_t *expected) {
     cake_gguf_tensor *t = &g->tensors[i];
-    char *name = g->strings + i * (CAKE_GGUF_NAME_MAX + 1);
+    char *name = r->names;
     *t = (cake_gguf_tensor){.name = name, .dims = {1, 1, 1, 1}};
     cake_gguf_text s = string(r, "tensor's name");
     if (r->st != CAKE_OK) return;
-    if (!s.n || s.n > CAKE_GGUF_NAME_MAX || memchr(s.s, 0, s.n)) {
-        FAIL(r, "tensor %zu has a name of %zu bytes; 1 to %d are allowed", i, s.n,
-             CAKE_GGUF_NAME_MAX);
+    if (!s.n || s.n > r->name_max || memchr(s.s, 0, s.n)) {
+        FAIL(r, "tensor %zu has a name of %zu bytes; 1 to %zu are allowed, none of them zero", i,
+             s.n, r->name_max);
         return;
     }
+    r->names += s.n + 1;
     memcpy(name, s.s, s.n);
     name[s.n] = 0;
     switch (cake_names_add(&g->names, name, s.n, (uint32_t)i)) {
@@ -307,16 +310,18 @@ static void alignment(reader *r, cake_gguf *g) {
         g->alignment = a;
 }
 
-cake_status cake_gguf_parse(cake_gguf *g, const uint8_t *bytes, size_t len, const char *what,
-                            cake_error *err) {
+cake_status cake_gguf_parse(cake_gguf *g, const uint8_t *bytes, size_t len, size_t name_max,
+                            const char *what, cake_error *err) {
     *g = (cake_gguf){.bytes = bytes, .what = cake_strdup(what)};
-    reader r = {.s = bytes, .n = len, .what = g->what, .err = err};
+    reader r = {.s = bytes, .n = len, .what = g->what, .err = err, .name_max = name_max};
     uint64_t n_tensors = 0, n_values = 0, expected = 0;
     header(&r, g, &n_tensors, &n_values);
     if (r.st == CAKE_OK) {
+        /* A name and its NUL take fewer bytes than its info does in the file. */
+        size_t room = (size_t)n_tensors * (name_max + 1);
         g->values = cake_trymalloc((size_t)n_values * sizeof *g->values);
         g->tensors = cake_trymalloc((size_t)n_tensors * sizeof *g->tensors);
-        g->strings = cake_trymalloc((size_t)n_tensors * (CAKE_GGUF_NAME_MAX + 1));
+        g->strings = r.names = cake_trymalloc(room < len ? room : len);
         if (!g->values || !g->tensors || !g->strings)
             r.st = cake_fail(err, CAKE_ENOMEM, "%s: no memory for its %llu tensors", what,
                              (unsigned long long)n_tensors);
@@ -335,7 +340,7 @@ cake_status cake_gguf_open(cake_gguf *g, const char *path, cake_error *err) {
     *g = (cake_gguf){0};
     cake_status st = cake_map_open(&map, path, err);
     if (st != CAKE_OK) return st;
-    st = cake_gguf_parse(g, map.data, map.size, path, err);
+    st = cake_gguf_parse(g, map.data, map.size, CAKE_GGUF_NAME_MAX, path, err);
     if (st == CAKE_OK)
         g->map = map;
     else

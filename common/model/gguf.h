@@ -17,7 +17,7 @@
 enum {
     CAKE_GGUF_TENSORS_MAX = 1000000,
     CAKE_GGUF_KEYS_MAX = 100000,
-    CAKE_GGUF_NAME_MAX = 63, /* bytes of a tensor's name */
+    CAKE_GGUF_NAME_MAX = 63, /* bytes of a tensor's name in a model */
     CAKE_GGUF_KEY_MAX = 65535,
     CAKE_GGUF_RANK_MAX = 4,
 };
@@ -87,11 +87,12 @@ typedef struct {
     cake_names keys, names;
 } cake_gguf;
 
-/* Parse a whole file of len bytes; they are borrowed and must outlive g. `what` names the file.
- * CAKE_EFORMAT (a broken rule), CAKE_EUNSUPPORTED (version or tensor type), CAKE_ENOMEM. */
-cake_status cake_gguf_parse(cake_gguf *g, const uint8_t *bytes, size_t len, const char *what,
-                            cake_error *err);
-/* The same of a file, which stays mapped. Also CAKE_ENOTFOUND, CAKE_EIO. */
+/* Parse a whole file of len bytes, with names of tensors of at most name_max bytes; they are
+ * borrowed and must outlive g. `what` names the file. CAKE_EFORMAT (a broken rule),
+ * CAKE_EUNSUPPORTED (version or tensor type), CAKE_ENOMEM. */
+cake_status cake_gguf_parse(cake_gguf *g, const uint8_t *bytes, size_t len, size_t name_max,
+                            const char *what, cake_error *err);
+/* The same of a model's file, which stays mapped. Also CAKE_ENOTFOUND, CAKE_EIO. */
 cake_status cake_gguf_open(cake_gguf *g, const char *path, cake_error *err);
 void cake_gguf_deinit(cake_gguf *g);
 

@@ -91,17 +91,24 @@ const float *cake_imatrix_values(const cake_imatrix_entry *e, uint32_t n_mat, ui
 
 /* ---- .dat ---- */
 
-static bool take_i32(cake_imatrix_cursor *c, int32_t *out) {
-    uint32_t v;
-    if (!cake_imatrix_take(c, &v, sizeof v)) return false;
-    *out = (int32_t)v; /* two's complement, as stored */
-    return true;
-}
+/* Little-endian hosts only, as the rest of the project: numbers are copied. */
+typedef struct {
+    const uint8_t *bytes;
+    size_t len, at; /* at <= len */
+} cursor;
 
-bool cake_imatrix_take(cake_imatrix_cursor *c, void *out, size_t n) {
+/* The next n bytes into out; false, taking nothing, when they are not there. */
+static bool take(cursor *c, void *out, size_t n) {
     if (c->len - c->at < n) return false;
     memcpy(out, c->bytes + c->at, n);
     c->at += n;
+    return true;
+}
+
+static bool take_i32(cursor *c, int32_t *out) {
+    uint32_t v;
+    if (!take(c, &v, sizeof v)) return false;
+    *out = (int32_t)v; /* two's complement, as stored */
     return true;
 }
 
@@ -116,8 +123,7 @@ cake_status cake_imatrix_check_values(const cake_imatrix_entry *e, cake_error *e
     return CAKE_OK;
 }
 
-static cake_status dat_entry(cake_imatrix *m, cake_imatrix_cursor *c, int32_t number,
-                             cake_error *err) {
+static cake_status dat_entry(cake_imatrix *m, cursor *c, int32_t number, cake_error *err) {
     int32_t name_len, count, n_values;
     if (!take_i32(c, &name_len))
         return cake_fail(err, CAKE_EFORMAT, "it ends before entry %d", number);
@@ -140,13 +146,13 @@ static cake_status dat_entry(cake_imatrix *m, cake_imatrix_cursor *c, int32_t nu
                          number, name_len < 200 ? name_len : 200, name, count, n_values);
     cake_imatrix_entry *e = cake_imatrix_push(m, name, (size_t)name_len, 1, (uint32_t)n_values);
     if (!e) return cake_fail(err, CAKE_ENOMEM, "out of memory");
-    cake_imatrix_take(c, e->values, (size_t)n_values * sizeof(float));
+    take(c, e->values, (size_t)n_values * sizeof(float));
     e->count = (uint64_t)count;
     return cake_imatrix_check_values(e, err);
 }
 
 /* llama.cpp stores mean * count and says so by its trailer: the last chunk and the text's name. */
-static cake_status dat_trailer(cake_imatrix *m, cake_imatrix_cursor *c, cake_error *err) {
+static cake_status dat_trailer(cake_imatrix *m, cursor *c, cake_error *err) {
     int32_t chunk, len;
     if (c->at == c->len) return CAKE_OK;
     if (!take_i32(c, &chunk) || !take_i32(c, &len) || chunk < 0 || len < 0 ||
@@ -164,7 +170,7 @@ static cake_status dat_trailer(cake_imatrix *m, cake_imatrix_cursor *c, cake_err
 }
 
 static cake_status dat_parse(cake_imatrix *m, const uint8_t *bytes, size_t len, cake_error *err) {
-    cake_imatrix_cursor c = {bytes, len, 0};
+    cursor c = {bytes, len, 0};
     int32_t n;
     if (!take_i32(&c, &n))
         return cake_fail(err, CAKE_EFORMAT, "%zu bytes are too short for an importance matrix",

@@ -6,15 +6,6 @@
 
 #include <stdbool.h>
 
-/* Little-endian hosts only, as the rest of the project: numbers are copied. */
-typedef struct {
-    const uint8_t *bytes;
-    size_t len, at; /* at <= len */
-} cake_imatrix_cursor;
-
-/* The next n bytes into out; false, taking nothing, when they are not there. */
-bool cake_imatrix_take(cake_imatrix_cursor *c, void *out, size_t n);
-
 typedef struct {
     uint8_t *p; /* free() */
     size_t len, cap;

@@ -31,7 +31,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     cake_gguf g;
     cake_gguf_model m;
     cake_error err = {0};
-    if (cake_gguf_parse(&g, data, size, "input", &err) != CAKE_OK) {
+    if (cake_gguf_parse(&g, data, size, CAKE_GGUF_NAME_MAX, "input", &err) != CAKE_OK) {
         must(err.msg[0]);
         return 0;
     }

@@ -15,7 +15,7 @@ static cake_error err;
 static cake_status parse(cake_gguf *g, const bytes *b) {
     uint8_t *exact = malloc(b->n ? b->n : 1); /* a sanitizer sees the first byte too many */
     if (b->n) memcpy(exact, b->p, b->n);
-    cake_status st = cake_gguf_parse(g, exact, b->n, "x.gguf", &err);
+    cake_status st = cake_gguf_parse(g, exact, b->n, CAKE_GGUF_NAME_MAX, "x.gguf", &err);
     if (st == CAKE_OK) cake_gguf_deinit(g);
     free(exact);
     return st;
@@ -34,7 +34,7 @@ static void test_example(void **state) {
     bytes b = finish(&f);
     assert_int_equal(b.n, 160);
     cake_gguf g;
-    OK(cake_gguf_parse(&g, b.p, b.n, "example", &err));
+    OK(cake_gguf_parse(&g, b.p, b.n, CAKE_GGUF_NAME_MAX, "example", &err));
     assert_int_equal(g.version, 3);
     assert_int_equal(g.data_at, 128);
     assert_int_equal(g.n_tensors, 1);
@@ -99,7 +99,7 @@ static void test_types(void **state) {
     }
     bytes b = finish(&f);
     cake_gguf g;
-    OK(cake_gguf_parse(&g, b.p, b.n, "all", &err));
+    OK(cake_gguf_parse(&g, b.p, b.n, CAKE_GGUF_NAME_MAX, "all", &err));
     assert_int_equal(g.n_values, 36);
     assert_int_equal(g.n_tensors, 20);
     for (size_t i = 0; i < g.n_tensors; i++) {

@@ -779,7 +779,7 @@ static void test_refusals(void **state) {
         /* Copy what is not replaced: parse the values that were written. */
         bytes b = finish(&all);
         cake_gguf g;
-        OK(cake_gguf_parse(&g, b.p, b.n, "x", &err));
+        OK(cake_gguf_parse(&g, b.p, b.n, CAKE_GGUF_NAME_MAX, "x", &err));
         for (size_t k = 0; k < g.n_values; k++) {
             const cake_gguf_value *v = &g.values[k];
             if (v->key.n == strlen(c[i].key) && memcmp(v->key.s, c[i].key, v->key.n) == 0) continue;
