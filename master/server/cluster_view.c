@@ -4,6 +4,7 @@
 #include "common/json.h"
 #include "common/mem.h"
 #include "master/plan/plan_print.h"
+#include "master/server/put.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -98,9 +99,6 @@ void cake_cluster_view_set_reason(cake_cluster_view *v, const char *reason) {
 
 /* ---- JSON ---- */
 
-static void put(json_object *o, const char *key, json_object *value) {
-    json_object_object_add(o, key, value);
-}
 /* Names and reasons come from other machines: what is no UTF-8 must not reach the text. */
 static void put_text(json_object *o, const char *key, const char *s) {
     char *clean = cake_strdup(s);

@@ -1,20 +1,8 @@
 /* Anthropic's messages: see dialect.h. */
 #include "master/server/dialect.h"
+#include "master/server/put.h"
 
 #include <string.h>
-
-static void put(json_object *o, const char *key, json_object *v) {
-    json_object_object_add(o, key, v);
-}
-static json_object *word(const char *s) {
-    return json_object_new_string(s);
-}
-static json_object *bytes(const char *s, size_t n) {
-    return json_object_new_string_len(s ? s : "", (int)n);
-}
-static json_object *number(uint64_t n) {
-    return json_object_new_int64((int64_t)n);
-}
 
 static json_object *typed(const char *type) {
     json_object *o = json_object_new_object();

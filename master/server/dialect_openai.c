@@ -1,11 +1,9 @@
 /* OpenAI's chat completions and completions: see dialect.h. */
 #include "master/server/dialect.h"
+#include "master/server/put.h"
 
 #include <stdio.h>
 
-static void put(json_object *o, const char *key, json_object *v) {
-    json_object_object_add(o, key, v);
-}
 static json_object *string(const cake_text *t) {
     return json_object_new_string_len(t->v ? t->v : "", (int)t->n);
 }
@@ -41,7 +39,7 @@ static void add_usage(json_object *o, const cake_job *j) {
     cake_reply_usage(o, u.prompt, u.cached, u.generated);
 }
 
-static json_object *number(double v) {
+static json_object *real(double v) {
     char text[32];
     snprintf(text, sizeof text, "%.3f", v);
     return json_object_new_double_s(v, text);
@@ -49,9 +47,9 @@ static json_object *number(double v) {
 
 static void put_rate(json_object *o, const char *const names[4], uint64_t n, double ms) {
     put(o, names[0], json_object_new_int64((int64_t)n));
-    put(o, names[1], number(ms));
-    put(o, names[2], number(n ? ms / (double)n : 0));
-    put(o, names[3], number(ms > 0 ? (double)n * 1e3 / ms : 0));
+    put(o, names[1], real(ms));
+    put(o, names[2], real(n ? ms / (double)n : 0));
+    put(o, names[3], real(ms > 0 ? (double)n * 1e3 / ms : 0));
 }
 
 /* Of a choice that is over, as llama-server tells them. */

@@ -1,22 +1,11 @@
 /* OpenAI's responses, without anything kept between them: see dialect.h. */
 #include "master/server/dialect.h"
+#include "master/server/put.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-static void put(json_object *o, const char *key, json_object *v) {
-    json_object_object_add(o, key, v);
-}
-static json_object *word(const char *s) {
-    return json_object_new_string(s);
-}
-static json_object *bytes(const char *s, size_t n) {
-    return json_object_new_string_len(s ? s : "", (int)n);
-}
-static json_object *number(uint64_t n) {
-    return json_object_new_int64((int64_t)n);
-}
 /* A member of the request as it came, or null. */
 static json_object *echo(const cake_job *j, const char *key) {
     json_object *v = NULL;

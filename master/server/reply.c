@@ -1,15 +1,12 @@
 /* JSON of the replies: see reply.h. */
 #include "master/server/reply.h"
 #include "common/mem.h"
+#include "master/server/put.h"
 #include "master/tokenizer/unicode.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static void add(json_object *o, const char *key, json_object *v) {
-    json_object_object_add(o, key, v);
-}
 
 static json_object *text_or_null(const char *s) {
     return s && *s ? json_object_new_string(s) : NULL;
@@ -17,37 +14,37 @@ static json_object *text_or_null(const char *s) {
 
 json_object *cake_reply_error(const cake_api_error *e) {
     json_object *o = json_object_new_object(), *in = json_object_new_object();
-    add(in, "message", json_object_new_string(e->message));
-    add(in, "type", json_object_new_string(e->type ? e->type : "server_error"));
-    add(in, "param", text_or_null(e->param));
-    add(in, "code", text_or_null(e->code));
-    add(o, "error", in);
+    put(in, "message", json_object_new_string(e->message));
+    put(in, "type", json_object_new_string(e->type ? e->type : "server_error"));
+    put(in, "param", text_or_null(e->param));
+    put(in, "code", text_or_null(e->code));
+    put(o, "error", in);
     return o;
 }
 
 json_object *cake_reply_new(const cake_reply_head *h) {
     json_object *o = json_object_new_object();
-    add(o, "id", json_object_new_string(h->id));
-    add(o, "object",
+    put(o, "id", json_object_new_string(h->id));
+    put(o, "object",
         json_object_new_string(h->kind != CAKE_API_CHAT ? "text_completion"
                                : h->stream              ? "chat.completion.chunk"
                                                         : "chat.completion"));
-    add(o, "created", json_object_new_int64(h->created));
-    add(o, "model", json_object_new_string(h->model));
-    add(o, "choices", json_object_new_array());
+    put(o, "created", json_object_new_int64(h->created));
+    put(o, "model", json_object_new_string(h->model));
+    put(o, "choices", json_object_new_array());
     return o;
 }
 
 void cake_reply_usage(json_object *reply, uint64_t prompt_tokens, uint64_t cached_tokens,
                       uint64_t completion_tokens) {
     json_object *u = json_object_new_object();
-    add(u, "prompt_tokens", json_object_new_int64((int64_t)prompt_tokens));
-    add(u, "completion_tokens", json_object_new_int64((int64_t)completion_tokens));
-    add(u, "total_tokens", json_object_new_int64((int64_t)(prompt_tokens + completion_tokens)));
+    put(u, "prompt_tokens", json_object_new_int64((int64_t)prompt_tokens));
+    put(u, "completion_tokens", json_object_new_int64((int64_t)completion_tokens));
+    put(u, "total_tokens", json_object_new_int64((int64_t)(prompt_tokens + completion_tokens)));
     json_object *details = json_object_new_object();
-    add(details, "cached_tokens", json_object_new_int64((int64_t)cached_tokens));
-    add(u, "prompt_tokens_details", details);
-    add(reply, "usage", u);
+    put(details, "cached_tokens", json_object_new_int64((int64_t)cached_tokens));
+    put(u, "prompt_tokens_details", details);
+    put(reply, "usage", u);
 }
 
 json_object *cake_reply_token_text(const cake_tokenizer *t, uint32_t id) {
@@ -71,7 +68,7 @@ json_object *cake_reply_token_text(const cake_tokenizer *t, uint32_t id) {
     return o;
 }
 
-static json_object *number(float v) {
+static json_object *real(float v) {
     char text[32]; /* a float's own digits, not those of its double */
     snprintf(text, sizeof text, "%.7g", (double)v);
     return json_object_new_double_s((double)v, text);
@@ -81,10 +78,10 @@ static json_object *chat_entry(const cake_tokenizer *t, uint32_t token, float lo
     json_object *o = json_object_new_object(), *bytes = json_object_new_array();
     size_t n;
     const uint8_t *b = cake_tokenizer_token_bytes(t, token, &n);
-    add(o, "token", cake_reply_token_text(t, token));
-    add(o, "logprob", number(logprob));
+    put(o, "token", cake_reply_token_text(t, token));
+    put(o, "logprob", real(logprob));
     for (size_t i = 0; b && i < n; i++) json_object_array_add(bytes, json_object_new_int(b[i]));
-    add(o, "bytes", bytes);
+    put(o, "bytes", bytes);
     return o;
 }
 
@@ -94,11 +91,11 @@ static json_object *chat_logprobs(const cake_tokenizer *t, const cake_reply_logp
         json_object *e = chat_entry(t, v[i].token, v[i].logprob), *top = json_object_new_array();
         for (uint32_t k = 0; k < v[i].n_top; k++)
             json_object_array_add(top, chat_entry(t, v[i].top[k].token, v[i].top[k].logprob));
-        add(e, "top_logprobs", top);
+        put(e, "top_logprobs", top);
         json_object_array_add(content, e);
     }
-    add(o, "content", content);
-    add(o, "refusal", NULL);
+    put(o, "content", content);
+    put(o, "refusal", NULL);
     return o;
 }
 
@@ -111,30 +108,30 @@ json_object *cake_reply_logprobs(cake_api_kind kind, const cake_tokenizer *t,
     for (size_t i = 0; i < n; i++) {
         json_object *text = cake_reply_token_text(t, v[i].token);
         json_object_array_add(tokens, text);
-        json_object_array_add(logprobs, number(v[i].logprob));
+        json_object_array_add(logprobs, real(v[i].logprob));
         json_object_array_add(offsets, json_object_new_int64((int64_t)text_offset));
         text_offset += (size_t)json_object_get_string_len(text);
         json_object *top = json_object_new_object();
         for (uint32_t k = 0; k < v[i].n_top; k++) {
             json_object *name = cake_reply_token_text(t, v[i].top[k].token);
-            add(top, json_object_get_string(name), number(v[i].top[k].logprob));
+            put(top, json_object_get_string(name), real(v[i].top[k].logprob));
             json_object_put(name);
         }
         json_object_array_add(tops, top);
     }
-    add(o, "tokens", tokens);
-    add(o, "token_logprobs", logprobs);
-    add(o, "top_logprobs", tops);
-    add(o, "text_offset", offsets);
+    put(o, "tokens", tokens);
+    put(o, "token_logprobs", logprobs);
+    put(o, "top_logprobs", tops);
+    put(o, "text_offset", offsets);
     return o;
 }
 
 json_object *cake_reply_model(const char *id, int64_t created, uint32_t context) {
     json_object *o = json_object_new_object();
-    add(o, "id", json_object_new_string(id));
-    add(o, "object", json_object_new_string("model"));
-    add(o, "created", json_object_new_int64(created));
-    add(o, "owned_by", json_object_new_string("cake"));
-    if (context) add(o, "max_model_len", json_object_new_int64(context));
+    put(o, "id", json_object_new_string(id));
+    put(o, "object", json_object_new_string("model"));
+    put(o, "created", json_object_new_int64(created));
+    put(o, "owned_by", json_object_new_string("cake"));
+    if (context) put(o, "max_model_len", json_object_new_int64(context));
     return o;
 }

@@ -1,15 +1,12 @@
 /* Bodies of /v1/messages, Anthropic's form, brought into that of chats: see fields.h. */
 #include "common/mem.h"
 #include "master/server/fields.h"
+#include "master/server/put.h"
 #include "master/server/tools_request.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static void put(json_object *o, const char *key, json_object *v) {
-    json_object_object_add(o, key, v);
-}
 
 /* A string member of a block. */
 static bool text_of(json_object *block, const char *key, const char *param, json_object **out,

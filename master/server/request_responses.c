@@ -1,14 +1,11 @@
 /* Bodies of /v1/responses brought into the form of chats: see fields.h. Nothing is kept between
  * requests, so what refers to an earlier one is refused. */
 #include "master/server/fields.h"
+#include "master/server/put.h"
 #include "master/server/tools_request.h"
 
 #include <stdio.h>
 #include <string.h>
-
-static void put(json_object *o, const char *key, json_object *v) {
-    json_object_object_add(o, key, v);
-}
 
 static bool string_in(json_object *o, const char *key, const char *param, const char **out,
                       cake_api_error *e) {

@@ -2,6 +2,7 @@
 #include "master/server/tools_request.h"
 #include "common/mem.h"
 #include "master/server/fields.h"
+#include "master/server/put.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -10,10 +11,6 @@ bool cake_api_tool_name_ok(const char *name) {
     size_t n = strlen(name);
     return n > 0 && n <= CAKE_TOOL_NAME_MAX &&
            strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") == n;
-}
-
-static void put(json_object *o, const char *key, json_object *v) {
-    json_object_object_add(o, key, v);
 }
 
 bool cake_api_add_tool(cake_api_request *r, const char *name, json_object *description,
