@@ -85,7 +85,7 @@ void cake_pages_free(void *p, size_t bytes) {
 void cake_mem_keep(size_t bytes) {
 #if defined(__GLIBC__)
     mallopt(M_TRIM_THRESHOLD, (int)bytes);
-    mallopt(M_MMAP_THRESHOLD, (int)(bytes / 8 < 32 << 20 ? bytes / 8 : 32 << 20));
+    mallopt(M_MMAP_THRESHOLD, (int)(bytes < 32 << 20 ? bytes : 32 << 20)); /* the most it takes */
 #else
     (void)bytes;
 #endif

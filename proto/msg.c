@@ -1,12 +1,26 @@
-/* Messages as ZeroMQ frames. Frames are built in place: the engine writes a row's values straight
- * into the buffer that goes out, so nothing is copied again before encryption. */
+/* Messages as ZeroMQ frames. Frames are built in place: the engine writes the values of all rows
+ * straight into the buffer that goes out, so nothing is copied again before encryption. */
 #include "proto/msg_frames.h"
 
 #include "common/clock.h"
 #include "common/mem.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* The memory of a message of several frames, which makes its rows neighbours. Whoever built it
+ * counts once, and so does each frame that libzmq or a receiver still has. */
+struct cake_msg_block {
+    _Atomic uint32_t refs;
+    _Alignas(16) uint8_t bytes[];
+};
+
+static void release(void *data, void *block) {
+    (void)data;
+    struct cake_msg_block *b = block;
+    if (b && atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) == 1) free(b);
+}
 
 const char *cake_link_role_name(cake_link_role r) {
     static const char *const names[] = {"none", "master", "peer", "server", "any"};
@@ -28,6 +42,7 @@ cake_msg *cake_msg_alloc(uint32_t n_frames) {
     }
     *m = (cake_msg){.own = own, .frames = own->views};
     own->n = 0;
+    own->block = NULL;
     own->zmq = (zmq_msg_t *)(void *)(own->views + n_frames);
     return m;
 }
@@ -35,6 +50,7 @@ cake_msg *cake_msg_alloc(uint32_t n_frames) {
 void cake_msg_free(cake_msg *m) {
     if (!m) return;
     for (uint32_t i = 0; i < m->own->n; i++) zmq_msg_close(&m->own->zmq[i]);
+    release(NULL, m->own->block);
     free(m->own);
     free(m);
 }
@@ -44,12 +60,27 @@ static cake_msg *build(cake_wire_hdr h) {
     if (cake_wire_layout(&h, NULL) != CAKE_OK) return NULL;
     cake_msg *m = cake_msg_alloc(h.n_frames);
     if (!m) return NULL;
-    for (uint32_t i = 0; i < h.n_frames; i++) {
-        size_t n = cake_wire_frame_bytes(&h, i);
-        if (zmq_msg_init_size(&m->own->zmq[i], n) != 0) {
+    struct cake_msg_block *b = NULL;
+    size_t total = 0, begin = 0;
+    for (uint32_t i = 0; i < h.n_frames; i++) total += cake_wire_frame_bytes(&h, i);
+    if (h.n_frames > 1) {
+        b = m->own->block = cake_trymalloc(sizeof *b + total);
+        if (!b) {
             cake_msg_free(m);
             return NULL;
         }
+        atomic_init(&b->refs, 1);
+    }
+    for (uint32_t i = 0; i < h.n_frames; i++) {
+        size_t n = cake_wire_frame_bytes(&h, i);
+        zmq_msg_t *f = &m->own->zmq[i];
+        if ((b ? zmq_msg_init_data(f, b->bytes + begin, n, release, b) : zmq_msg_init_size(f, n)) !=
+            0) {
+            cake_msg_free(m);
+            return NULL;
+        }
+        if (b) atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
+        begin += n;
         m->own->n = i + 1;
         m->own->views[i] = (cake_view){zmq_msg_data(&m->own->zmq[i]), n};
     }
@@ -80,6 +111,11 @@ uint8_t *cake_msg_values(cake_msg *m, uint32_t row) {
     size_t offset;
     cake_wire_locate(&m->h, row, &frame, &offset);
     return at(m, frame, offset);
+}
+
+void cake_msg_set_time(cake_msg *m, uint32_t i, cake_stage_time t) {
+    cake_assert(i < m->h.n_times);
+    memcpy(at(m, 0, cake_wire_times_offset(&m->h) + i * sizeof t), &t, sizeof t);
 }
 
 static cake_msg *build_body(cake_wire_hdr h, const void *data, size_t len) {

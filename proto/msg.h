@@ -44,6 +44,8 @@ typedef struct cake_msg {
 cake_msg *cake_msg_rows(const cake_wire_hdr *h, const cake_row *rows, const cake_kv_op *ops,
                         const cake_stage_time *times);
 uint8_t *cake_msg_values(cake_msg *m, uint32_t row); /* cake_wire_row_bytes long */
+/* The rows of a message made by cake_msg_rows lie one after another, aligned for their values. */
+void cake_msg_set_time(cake_msg *m, uint32_t i, cake_stage_time t); /* i < n_times */
 
 cake_msg *cake_msg_control(uint64_t epoch, uint64_t request, const char *json, size_t len);
 cake_msg *cake_msg_chunk(uint64_t transfer, uint64_t offset, const void *data, size_t len);

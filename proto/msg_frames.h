@@ -9,6 +9,7 @@
 struct cake_msg_frames {
     uint32_t n; /* initialised zmq messages */
     zmq_msg_t *zmq;
+    struct cake_msg_block *block; /* what the frames of a message we built are parts of, or NULL */
     cake_view views[];
 };
 

@@ -158,7 +158,7 @@ out:
 }
 
 int main(int argc, char **argv) {
-    cake_mem_keep(16 << 20); /* activations of a batch */
+    cake_mem_keep(17 << 20); /* activations or logits of a batch */
     cake_worker_options o;
     cake_cli cli;
     int rc = cake_cli_start(&cake_worker_program, argc, argv, &o, &cli);

@@ -323,6 +323,8 @@ static void round_trip(void **state) {
     assert_int_equal(o.b, 64);
     cake_stage_time t = cake_wire_time(&h, m->frames, 0);
     assert_int_equal(t.compute_ns, 2000);
+    cake_msg_set_time(m, 0, (cake_stage_time){1, 2, 1000, 3000});
+    assert_int_equal(cake_wire_time(&h, m->frames, 0).compute_ns, 3000);
     float v[4];
     cake_act_unpack(v, cake_wire_values(&h, m->frames, 1), 4, CAKE_WIRE_F32);
     assert_true(v[0] == 2.0f && v[1] == -2.0f && v[2] == 0.5f && v[3] == 0.0f);
@@ -489,6 +491,8 @@ static void many_frames(void **state) {
     cake_msg *m = cake_msg_rows(&in, rows, NULL, NULL);
     assert_non_null(m);
     assert_int_equal(m->h.n_frames, 1 + (ROWS + 76) / 77);
+    for (uint32_t i = 0; i < ROWS; i++)
+        assert_ptr_equal(cake_msg_values(m, i), cake_msg_values(m, 0) + (size_t)i * WIDTH * 4);
     for (uint32_t i = 0; i < ROWS; i++) memset(cake_msg_values(m, i), (int)(i % 251), WIDTH * 4);
     for (uint32_t f = 0; f < m->h.n_frames; f++) assert_true(m->frames[f].len <= CAKE_FRAME_MAX);
     cake_wire_hdr h;
@@ -506,7 +510,11 @@ static void many_frames(void **state) {
     f[2].len++;
     f[1].len = f[2].len - 14336;
     EXPECT(CAKE_EPROTO, cake_wire_decode(&h, f, m->h.n_frames, &err_));
+    cake_msg *d = cake_msg_dup(m); /* what a receiver has outlives what was sent */
     cake_msg_free(m);
+    assert_non_null(d);
+    for (uint32_t i = 0; i < ROWS; i++) assert_true(cake_msg_values(d, i)[WIDTH] == i % 251);
+    cake_msg_free(d);
     /* At the edge: the largest one-frame message, and a byte row more. */
     cake_wire_hdr edge = {.kind = CAKE_MSG_BATCH, .dtype = CAKE_WIRE_F16, .n_rows = 1};
     edge.width = (CAKE_FRAME_MAX - 64 - 16) / 2;

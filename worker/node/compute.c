@@ -40,9 +40,9 @@ typedef struct {
     bool has_config;
     cake_stage *stage[CAKE_ASSIGN_STAGES_MAX];
     cake_scratch *scratch;
-    float *in, *logits; /* a batch's input and, with the head, its output rows */
-    size_t in_floats, logit_floats;
-    cake_row *rows;            /* [max_rows] of the batch at hand */
+    float *in; /* a batch's input, and its output where that is not sent as f32 */
+    size_t in_floats, logit_floats; /* logits lie in the message that goes out */
+    cake_row *rows, *asked;    /* [max_rows] of the batch at hand; those whose logits are wanted */
     cake_kv_op *ops;           /* [max_ops()] */
     cake_worker_status memory; /* weight_bytes, kv_bytes, other_bytes of a loaded assignment */
 } job;
@@ -116,8 +116,9 @@ static uint32_t max_ops(const cake_assign *a) {
 static void unload(cake_compute *c) {
     job *j = &c->j;
     free(j->rows);
+    free(j->asked);
     free(j->ops);
-    j->rows = NULL;
+    j->rows = j->asked = NULL;
     j->ops = NULL;
     for (int i = 0; i < CAKE_ASSIGN_STAGES_MAX; i++) {
         cake_stage_free(j->stage[i]);
@@ -126,8 +127,7 @@ static void unload(cake_compute *c) {
     cake_scratch_free(j->scratch);
     j->scratch = NULL;
     cake_pages_free(j->in, j->in_floats * sizeof(float));
-    cake_pages_free(j->logits, j->logit_floats * sizeof(float));
-    j->in = j->logits = NULL;
+    j->in = NULL;
     j->in_floats = j->logit_floats = 0;
     j->memory = (cake_worker_status){0};
     if (j->has_config) cake_config_deinit(&j->config);
@@ -266,12 +266,12 @@ static cake_status load(cake_compute *c, cake_error *err) {
     }
     if ((st = check_memory(c, so, err)) != CAKE_OK) goto out;
     j->in = cake_pages_alloc(j->in_floats * sizeof *j->in);
-    if (j->logit_floats) j->logits = cake_pages_alloc(j->logit_floats * sizeof *j->logits);
-    if (!j->in || (j->logit_floats && !j->logits)) {
+    if (!j->in) {
         st = cake_fail(err, CAKE_ENOMEM, "no memory for batches of %u rows", a->max_rows);
         goto out;
     }
     j->rows = cake_calloc(a->max_rows, sizeof *j->rows);
+    j->asked = cake_calloc(a->max_rows, sizeof *j->asked);
     j->ops = cake_calloc(max_ops(a), sizeof *j->ops);
     st = cake_scratch_new(&j->scratch, &j->config, a->max_rows, cake_pool_threads(c->pool), err);
     for (uint32_t i = 0; st == CAKE_OK && i < a->n_stages; i++) {
@@ -487,37 +487,62 @@ static void send_error(cake_compute *c, const cake_msg *m, cake_status st, const
     send_master(c, cake_msg_error(m->h.epoch, m->h.id, m->h.stage, st, text));
 }
 
-/* The output of a stage as a message, for the rows and ops now in the job: header, descriptors,
- * timings of all stages so far, values. */
-static cake_msg *build_output(const cake_compute *c, const cake_msg *m, uint32_t slot,
-                              const float *values, uint32_t n_out, bool canceled,
-                              uint64_t started_ns) {
+/* The message for the output of a stage: header, n_out rows, ops and the times of the stages so far
+ * and this one. Values, if any, are still to come. */
+static cake_msg *new_output(const cake_compute *c, const cake_msg *m, uint32_t slot,
+                            const cake_row *rows, uint32_t n_out, bool canceled) {
     const job *j = &c->j;
     bool head = cake_stage_has_head(j->stage[slot]);
     cake_stage_time times[CAKE_STAGES_MAX];
     uint32_t n_times = m->h.n_times < CAKE_STAGES_MAX - 1 ? m->h.n_times : CAKE_STAGES_MAX - 1;
     for (uint32_t i = 0; i < n_times; i++) times[i] = cake_msg_time(m, i);
-    times[n_times++] = (cake_stage_time){.stage = m->h.stage,
-                                         .n_rows = m->h.n_rows,
-                                         .queue_ns = started_ns - m->received_ns,
-                                         .compute_ns = cake_now_ns() - started_ns};
-    uint32_t width = cake_stage_width_out(j->stage[slot]);
-    cake_wire_type type = head ? CAKE_WIRE_F32 : j->assign.wire;
+    times[n_times++] = (cake_stage_time){.stage = m->h.stage, .n_rows = m->h.n_rows};
     cake_wire_hdr h = {.kind = head ? CAKE_MSG_RESULT : CAKE_MSG_BATCH,
-                       .dtype = (uint8_t)type,
+                       .dtype = (uint8_t)(head ? CAKE_WIRE_F32 : j->assign.wire),
                        .epoch = m->h.epoch,
                        .id = m->h.id,
                        .stage = head ? m->h.stage : m->h.stage + 1,
                        .n_rows = n_out,
                        .n_ops = head ? 0 : m->h.n_ops,
                        .n_times = n_times,
-                       .width = width};
+                       .width = cake_stage_width_out(j->stage[slot])};
     if (canceled) h.flags = CAKE_FLAG_CANCELED;
     if (canceled || (head && n_out == 0)) h.width = 0, h.dtype = CAKE_WIRE_NONE; /* no values */
-    cake_msg *out = cake_msg_rows(&h, j->rows, j->ops, times);
-    for (uint32_t i = 0; out && h.width && i < n_out; i++)
-        cake_act_pack(cake_msg_values(out, i), values + (size_t)i * width, width, type);
-    return out;
+    return cake_msg_rows(&h, rows, j->ops, times);
+}
+
+/* Compute the rows and ops in the job; *out: what goes on to the next stage or to the master. */
+static cake_status run_batch(cake_compute *c, const cake_msg *m, uint32_t slot, uint32_t n_logits,
+                             cake_msg **out, cake_error *err) {
+    job *j = &c->j;
+    cake_stage *stage = j->stage[slot];
+    const bool head = cake_stage_has_head(stage);
+    const cake_row *rows = head ? j->asked : j->rows;
+    uint32_t n = m->h.n_rows, n_out = head ? n_logits : n, width = cake_stage_width_out(stage);
+    if (head && (uint64_t)n_logits * j->config.vocab > j->logit_floats)
+        return cake_fail(err, CAKE_EINVAL, "logits of %u rows were asked for, at most %u fit",
+                         n_logits, cake_logit_rows_max(j->config.vocab, j->assign.max_rows));
+    cake_msg *o = *out = new_output(c, m, slot, rows, n_out, false);
+    if (!o) return cake_fail(err, CAKE_ENOMEM, "no memory for the output of a batch");
+    /* Floats are computed where they leave from. */
+    float *to = j->in;
+    if (n_out && o->h.dtype == CAKE_WIRE_F32) to = (float *)(void *)cake_msg_values(o, 0);
+    c->batch = m->h.id;
+    c->given_up = m->h.flags & CAKE_FLAG_CANCELED;
+    cake_status st = cake_stage_run(stage, j->ops, m->h.n_ops, j->rows, n,
+                                    cake_stage_width_in(stage) ? j->in : NULL, to, &n_out, err);
+    c->batch = 0;
+    c->given_up = false;
+    if (st == CAKE_OK) {
+        for (uint32_t i = 0; to == j->in && o->h.width && i < n_out; i++)
+            cake_act_pack(cake_msg_values(o, i), to + (size_t)i * width, width, j->assign.wire);
+        return st;
+    }
+    cake_msg_free(o);
+    *out = NULL;
+    if (st != CAKE_ECANCELED) return st;
+    *out = new_output(c, m, slot, rows, head ? 0 : n, true);
+    return *out ? CAKE_OK : cake_fail(err, CAKE_ENOMEM, "no memory for the output of a batch");
 }
 
 static void on_batch(cake_compute *c, const cake_msg *m) {
@@ -546,50 +571,30 @@ static void on_batch(cake_compute *c, const cake_msg *m) {
         send_error(c, m, st, err.msg);
         return;
     }
-    uint32_t n = m->h.n_rows, n_logits = 0, width = cake_stage_width_in(stage), n_out = 0;
-    cake_row *rows = j->rows;
-    cake_kv_op *ops = j->ops;
-    for (uint32_t i = 0; i < n; i++) {
-        rows[i] = cake_msg_row(m, i);
-        n_logits += rows[i].flags & CAKE_ROW_LOGITS;
+    uint32_t n_logits = 0, width = cake_stage_width_in(stage);
+    for (uint32_t i = 0; i < m->h.n_rows; i++) {
+        j->rows[i] = cake_msg_row(m, i);
+        if (j->rows[i].flags & CAKE_ROW_LOGITS) j->asked[n_logits++] = j->rows[i];
         if (m->h.width)
             cake_act_unpack(j->in + (size_t)i * width, cake_wire_values(&m->h, m->frames, i), width,
                             (cake_wire_type)m->h.dtype);
     }
-    for (uint32_t i = 0; i < m->h.n_ops; i++) ops[i] = cake_msg_op(m, i);
-    bool head = cake_stage_has_head(stage);
-    if (head && (uint64_t)n_logits * j->config.vocab > j->logit_floats) {
-        st = cake_fail(&err, CAKE_EINVAL, "logits of %u rows were asked for, at most %u fit",
-                       n_logits, cake_logit_rows_max(j->config.vocab, j->assign.max_rows));
-    } else {
-        c->batch = m->h.id;
-        c->given_up = m->h.flags & CAKE_FLAG_CANCELED;
-        st = cake_stage_run(stage, ops, m->h.n_ops, rows, n, width ? j->in : NULL,
-                            head ? j->logits : j->in, &n_out, &err);
-    }
-    c->batch = 0;
-    c->given_up = false;
-    bool canceled = st == CAKE_ECANCELED;
-    if (canceled) n_out = head ? 0 : n;
-    if (st != CAKE_OK && !canceled) {
+    for (uint32_t i = 0; i < m->h.n_ops; i++) j->ops[i] = cake_msg_op(m, i);
+    cake_msg *out;
+    st = run_batch(c, m, slot, n_logits, &out, &err);
+    if (st != CAKE_OK) {
         send_error(c, m, st, err.msg);
-    } else {
-        if (head) { /* descriptors of the rows that have logits */
-            uint32_t k = 0;
-            for (uint32_t i = 0; i < n; i++)
-                if (rows[i].flags & CAKE_ROW_LOGITS) rows[k++] = rows[i];
-        }
-        cake_msg *reply =
-            build_output(c, m, slot, head ? j->logits : j->in, n_out, canceled, started);
-        if (!reply) {
-            send_error(c, m, CAKE_ENOMEM, "no memory for the output of a batch");
-        } else {
-            cake_out *o = new_out(c, head ? CAKE_OUT_MASTER : CAKE_OUT_NEXT);
-            o->slot = slot;
-            o->msg = reply;
-            cake_queue_push(c->out, o);
-        }
+        return;
     }
+    cake_msg_set_time(out, out->h.n_times - 1,
+                      (cake_stage_time){.stage = m->h.stage,
+                                        .n_rows = m->h.n_rows,
+                                        .queue_ns = started - m->received_ns,
+                                        .compute_ns = cake_now_ns() - started});
+    cake_out *o = new_out(c, cake_stage_has_head(stage) ? CAKE_OUT_MASTER : CAKE_OUT_NEXT);
+    o->slot = slot;
+    o->msg = out;
+    cake_queue_push(c->out, o);
 }
 
 /* ---- statistics ---- */
