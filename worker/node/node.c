@@ -27,6 +27,7 @@ enum {
 typedef struct {
     cake_client *client; /* NULL: through the master */
     bool settled, relayed, lost;
+    uint32_t stage; /* it leads to */
     char address[CAKE_ADDRESS_MAX];
 } way;
 
@@ -39,6 +40,7 @@ struct cake_serving {
     _Atomic bool stop;
     way ways[CAKE_ASSIGN_STAGES_MAX];
     uint32_t n_ways;
+    uint64_t epoch; /* of the plan that has these ways */
     int64_t links_since_ms;
     cake_out *ready; /* waits for the links */
     cake_out *stuck; /* output whose queue was full; order is kept by not taking the next */
@@ -185,6 +187,7 @@ static void open_ways(cake_serving *s, const cake_out *o) {
     free_out(s->ready);
     s->ready = NULL;
     s->n_ways = o->n_stages;
+    s->epoch = o->epoch;
     s->links_since_ms = cake_now_ms();
     for (uint32_t i = 0; i < o->n_stages; i++) {
         way *w = &s->ways[i];
@@ -193,6 +196,7 @@ static void open_ways(cake_serving *s, const cake_out *o) {
             *w = (way){.settled = true};
             continue;
         }
+        w->stage = o->stages[i].index + 1;
         snprintf(w->address, sizeof w->address, "%s", o->stages[i].next);
         if (cake_client_open(&w->client, s->net, CAKE_LINK_ROLE_PEER, w->address, &err) !=
             CAKE_OK) {
@@ -200,6 +204,14 @@ static void open_ways(cake_serving *s, const cake_out *o) {
             w->settled = w->relayed = true;
         }
     }
+}
+
+/* Batches on this way fail from now on; the master replans. It may not see for seconds what we see,
+ * and when all that was under way is beyond the broken link, no batch would tell it. */
+static void tell_lost(cake_serving *s, const way *w) {
+    char why[CAKE_ERROR_MAX];
+    snprintf(why, sizeof why, "the link to %s is gone", w->address);
+    reply(s, &s->master, cake_msg_error(s->epoch, 0, w->stage, CAKE_EUNAVAIL, why));
 }
 
 /* The choice between direct and relayed is made once per assignment: changing it later could let
@@ -219,8 +231,9 @@ static void settle_ways(cake_serving *s) {
             cake_client_close(w->client);
             w->client = NULL;
         } else if (w->settled && st != CAKE_LINK_READY && !w->lost) {
-            w->lost = true; /* batches on this way fail from now on; the master replans */
+            w->lost = true;
             cake_log(CAKE_LOG_WARN, "event=link_lost to=%s reason=\"%s\"", w->address, why.msg);
+            tell_lost(s, w);
         }
     }
     if (!s->ready) return;
