@@ -96,6 +96,11 @@ static inline bool cake_config_is_sliding(const cake_model_config *c, uint32_t i
     return c->sliding[i / 64] >> (i % 64) & 1;
 }
 
+/* Are the norms stored with the 1 added? */
+static inline bool cake_config_one_added(const cake_model_config *c) {
+    return c->post_norms && !c->norm_add_one;
+}
+
 /* text[0..len): a config.json. CAKE_EFORMAT: malformed or out of range; CAKE_EUNSUPPORTED: another
  * family or a feature this build does not have. */
 cake_status cake_config_parse(cake_model_config *c, const char *text, size_t len, const char *what,

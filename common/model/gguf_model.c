@@ -1,6 +1,7 @@
 /* GGUF as a checkpoint: see gguf_model.h. */
 #include "common/model/gguf_model.h"
 #include "common/mem.h"
+#include "common/model/config.h"
 
 #include <json-c/json.h>
 #include <math.h>
@@ -14,14 +15,18 @@ static const struct arch {
     const char *name, *model_type, *class;
     bool permuted; /* q and k rows lie as adjacent-pair rope wants them */
     bool moe;
-    bool norm_topk; /* what llama.cpp does for the architecture */
+    bool norm_topk;         /* what llama.cpp does for the architecture */
+    uint32_t pattern, wide; /* Gemma: every how manieth layer sees all; layers of its 27B model */
 } arch_table[] = {
-    {"llama", "llama", "LlamaForCausalLM", true, false, false},
-    {"llama", "mixtral", "MixtralForCausalLM", true, true, true}, /* when it has experts */
-    {"qwen2", "qwen2", "Qwen2ForCausalLM", false, false, false},
-    {"qwen3", "qwen3", "Qwen3ForCausalLM", false, false, false},
-    {"qwen2moe", "qwen2_moe", "Qwen2MoeForCausalLM", false, true, false},
-    {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", false, true, true},
+    /* llama with experts is Mixtral, the entry after it */
+    {"llama", "llama", "LlamaForCausalLM", .permuted = true},
+    {"llama", "mixtral", "MixtralForCausalLM", .permuted = true, .moe = true, .norm_topk = true},
+    {"qwen2", "qwen2", "Qwen2ForCausalLM", .moe = false},
+    {"qwen3", "qwen3", "Qwen3ForCausalLM", .moe = false},
+    {"qwen2moe", "qwen2_moe", "Qwen2MoeForCausalLM", .moe = true},
+    {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", .moe = true, .norm_topk = true},
+    {"gemma2", "gemma2", "Gemma2ForCausalLM", .pattern = 2, .wide = 46},
+    {"gemma3", "gemma3_text", "Gemma3ForCausalLM", .pattern = 6, .wide = 62},
 };
 enum { N_ARCHS = sizeof arch_table / sizeof *arch_table };
 
@@ -37,31 +42,35 @@ typedef struct {
 /* ---- names ---- */
 
 /* Stems without ".weight" or ".bias". rank: of the weight; a GGUF drops outer dimensions of 1. */
-static const struct {
+typedef struct {
     const char *gguf, *ours;
     uint32_t rank;
-} top_table[] = {{"token_embd", "model.embed_tokens", 2},
-                 {"output_norm", "model.norm", 1},
-                 {"output", "lm_head", 2}},
-  layer_table[] = {{"attn_norm", "input_layernorm", 1},
-                   {"attn_q", "self_attn.q_proj", 2},
-                   {"attn_k", "self_attn.k_proj", 2},
-                   {"attn_v", "self_attn.v_proj", 2},
-                   {"attn_output", "self_attn.o_proj", 2},
-                   {"attn_q_norm", "self_attn.q_norm", 1},
-                   {"attn_k_norm", "self_attn.k_norm", 1},
-                   {"ffn_norm", "post_attention_layernorm", 1},
-                   {"ffn_gate", "mlp.gate_proj", 2},
-                   {"ffn_up", "mlp.up_proj", 2},
-                   {"ffn_down", "mlp.down_proj", 2},
-                   {"ffn_gate_inp", "mlp.gate", 2},
-                   {"ffn_gate_exps", "mlp.switch_mlp.gate_proj", 3},
-                   {"ffn_up_exps", "mlp.switch_mlp.up_proj", 3},
-                   {"ffn_down_exps", "mlp.switch_mlp.down_proj", 3},
-                   {"ffn_gate_shexp", "mlp.shared_expert.gate_proj", 2},
-                   {"ffn_up_shexp", "mlp.shared_expert.up_proj", 2},
-                   {"ffn_down_shexp", "mlp.shared_expert.down_proj", 2},
-                   {"ffn_gate_inp_shexp", "mlp.shared_expert_gate", 2}};
+} name_pair;
+static const name_pair top_table[] = {{"token_embd", "model.embed_tokens", 2},
+                                      {"output_norm", "model.norm", 1},
+                                      {"output", "lm_head", 2}};
+static const name_pair gemma_table[] = {{"post_attention_norm", "post_attention_layernorm", 1},
+                                        {"ffn_norm", "pre_feedforward_layernorm", 1},
+                                        {"post_ffw_norm", "post_feedforward_layernorm", 1}};
+static const name_pair layer_table[] = {{"attn_norm", "input_layernorm", 1},
+                                        {"attn_q", "self_attn.q_proj", 2},
+                                        {"attn_k", "self_attn.k_proj", 2},
+                                        {"attn_v", "self_attn.v_proj", 2},
+                                        {"attn_output", "self_attn.o_proj", 2},
+                                        {"attn_q_norm", "self_attn.q_norm", 1},
+                                        {"attn_k_norm", "self_attn.k_norm", 1},
+                                        {"ffn_norm", "post_attention_layernorm", 1},
+                                        {"ffn_gate", "mlp.gate_proj", 2},
+                                        {"ffn_up", "mlp.up_proj", 2},
+                                        {"ffn_down", "mlp.down_proj", 2},
+                                        {"ffn_gate_inp", "mlp.gate", 2},
+                                        {"ffn_gate_exps", "mlp.switch_mlp.gate_proj", 3},
+                                        {"ffn_up_exps", "mlp.switch_mlp.up_proj", 3},
+                                        {"ffn_down_exps", "mlp.switch_mlp.down_proj", 3},
+                                        {"ffn_gate_shexp", "mlp.shared_expert.gate_proj", 2},
+                                        {"ffn_up_shexp", "mlp.shared_expert.up_proj", 2},
+                                        {"ffn_down_shexp", "mlp.shared_expert.down_proj", 2},
+                                        {"ffn_gate_inp_shexp", "mlp.shared_expert_gate", 2}};
 
 /* "blk.12." at *s, which moves past it; false for anything else, a leading zero too. */
 static bool layer_of(const char **s, unsigned *layer) {
@@ -75,8 +84,17 @@ static bool layer_of(const char **s, unsigned *layer) {
     return true;
 }
 
+static const name_pair *find_pair(const name_pair *table, size_t count, const char *stem,
+                                  size_t n) {
+    for (size_t i = 0; i < count; i++)
+        if (strlen(table[i].gguf) == n && memcmp(table[i].gguf, stem, n) == 0) return &table[i];
+    return NULL;
+}
+#define FIND_PAIR(table, stem, n) find_pair(table, sizeof(table) / sizeof *(table), stem, n)
+
 /* The module path of a tensor ("model.layers.0.mlp.up_proj"), its suffix and the rank it has. */
-static bool map_name(const char *name, char path[PATH_BYTES], const char **suffix, uint32_t *rank) {
+static bool map_name(const struct arch *arch, const char *name, char path[PATH_BYTES],
+                     const char **suffix, uint32_t *rank) {
     const char *stem = name, *dot = strrchr(name, '.');
     unsigned layer;
     bool in_layer = layer_of(&stem, &layer);
@@ -85,21 +103,16 @@ static bool map_name(const char *name, char path[PATH_BYTES], const char **suffi
     bool bias = strcmp(dot, ".bias") == 0;
     if (!bias && strcmp(dot, ".weight") != 0) return false;
     *suffix = dot + 1;
-    size_t count =
-        in_layer ? sizeof layer_table / sizeof *layer_table : sizeof top_table / sizeof *top_table;
-    for (size_t i = 0; i < count; i++) {
-        const char *gguf = in_layer ? layer_table[i].gguf : top_table[i].gguf;
-        if (strlen(gguf) != n || memcmp(gguf, stem, n) != 0) continue;
-        const char *ours = in_layer ? layer_table[i].ours : top_table[i].ours;
-        if (in_layer)
-            snprintf(path, PATH_BYTES, "model.layers.%u.%s", layer, ours);
-        else
-            snprintf(path, PATH_BYTES, "%s", ours);
-        *rank = in_layer ? layer_table[i].rank : top_table[i].rank;
-        if (bias) --*rank;
-        return *rank > 0;
-    }
-    return false;
+    const name_pair *p = NULL;
+    if (in_layer && arch->pattern) p = FIND_PAIR(gemma_table, stem, n);
+    if (!p) p = in_layer ? FIND_PAIR(layer_table, stem, n) : FIND_PAIR(top_table, stem, n);
+    if (!p) return false;
+    if (in_layer)
+        snprintf(path, PATH_BYTES, "model.layers.%u.%s", layer, p->ours);
+    else
+        snprintf(path, PATH_BYTES, "%s", p->ours);
+    *rank = p->rank - bias;
+    return *rank > 0;
 }
 
 bool cake_gguf_name_of(const char *path, char *out, size_t out_bytes) {
@@ -133,6 +146,10 @@ static bool is_derived(const char *name) {
            (layer_of(&name, &layer) && strcmp(name, "attn_rot_embd.weight") == 0);
 }
 
+static bool is_gemma2(const builder *b) {
+    return strcmp(b->arch->name, "gemma2") == 0;
+}
+
 static bool is_mixtral(const builder *b) {
     return strcmp(b->arch->model_type, "mixtral") == 0;
 }
@@ -150,7 +167,7 @@ static cake_status add_tensor(builder *b, cake_gguf_model *m, const cake_gguf_te
     char path[PATH_BYTES];
     const char *suffix;
     uint32_t rank;
-    if (!map_name(t->name, path, &suffix, &rank))
+    if (!map_name(b->arch, t->name, path, &suffix, &rank))
         return cake_fail(b->err, CAKE_EUNSUPPORTED,
                          "%s: tensor '%s' is not part of a %s model that this build knows",
                          b->g->what, t->name, b->arch->name);
@@ -255,6 +272,8 @@ static cake_status check_neutral(builder *b) {
     cake_status st;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         double v = keys[i].neutral;
+        if (b->arch->pattern && strcmp(keys[i].name, "final_logit_softcapping") == 0) continue;
+        if (is_gemma2(b) && strcmp(keys[i].name, "attn_logit_softcapping") == 0) continue;
         if ((st = get_double(b, keys[i].name, false, &v)) != CAKE_OK) return st;
         if (fabs(v - keys[i].neutral) > 0)
             return cake_fail(b->err, CAKE_EUNSUPPORTED, "%s: '%s.%s' %g is not supported",
@@ -285,8 +304,8 @@ static cake_status choose_arch(builder *b) {
             b->arch = &arch_table[i];
     if (!b->arch)
         return cake_fail(b->err, CAKE_EUNSUPPORTED,
-                         "%s: architecture '%.*s' is not supported; llama, qwen2, qwen3, qwen2moe "
-                         "and qwen3moe are",
+                         "%s: architecture '%.*s' is not supported; llama, qwen2, qwen3, "
+                         "qwen2moe, qwen3moe, gemma2 and gemma3 are",
                          b->g->what, (int)s.n, s.s);
     uint64_t n_experts = 0;
     if ((st = get_uint(b, "expert_count", false, 1 << 20, &n_experts)) != CAKE_OK) return st;
@@ -338,7 +357,7 @@ static cake_status sizes(builder *b) {
     put_uint(b, "head_dim", head);
     put_uint(b, "max_position_embeddings", context);
     put(b, "rms_norm_eps", number(eps));
-    put(b, "hidden_act", json_object_new_string("silu"));
+    put(b, "hidden_act", json_object_new_string(b->arch->pattern ? "gelu_pytorch_tanh" : "silu"));
     uint64_t vocab = 0;
     const cake_gguf_tensor *embed = find_tensor(b, "token_embd.weight", NULL);
     if (embed) vocab = embed->dims[1];
@@ -349,6 +368,47 @@ static cake_status sizes(builder *b) {
                          b->g->what);
     put_uint(b, "vocab_size", vocab);
     if (!b->arch->moe) put_uint(b, "intermediate_size", ff);
+    return CAKE_OK;
+}
+
+/* Every how manieth layer attends to all positions: as the file says, else as the architecture
+ * has it. */
+static cake_status window_pattern(builder *b, uint64_t *pattern) {
+    *pattern = b->arch->pattern;
+    return get_uint(b, "attention.sliding_window_pattern", false, LAYERS_MAX, pattern);
+}
+
+/* What only Gemma has: formats.md 7.5, and the values that llama.cpp takes where a file says
+ * nothing. */
+static cake_status gemma(builder *b) {
+    uint64_t window = is_gemma2(b) ? 4096 : 0, pattern = 0, layers = 0, hidden = 0, heads = 0;
+    double attn = is_gemma2(b) ? 50 : 0, final = is_gemma2(b) ? 30 : 0, local = 10000;
+    cake_status st;
+    if (!b->arch->pattern) return CAKE_OK;
+    if ((st = get_uint(b, "attention.sliding_window", false, 1u << 30, &window)) != CAKE_OK ||
+        (st = window_pattern(b, &pattern)) != CAKE_OK ||
+        (st = get_uint(b, "block_count", true, LAYERS_MAX, &layers)) != CAKE_OK ||
+        (st = get_uint(b, "embedding_length", true, 1 << 20, &hidden)) != CAKE_OK ||
+        (st = get_uint(b, "attention.head_count", true, 4096, &heads)) != CAKE_OK ||
+        (st = get_double(b, "attn_logit_softcapping", false, &attn)) != CAKE_OK ||
+        (st = get_double(b, "final_logit_softcapping", false, &final)) != CAKE_OK ||
+        (st = get_double(b, "rope.freq_base_swa", false, &local)) != CAKE_OK)
+        return st;
+    json_object *types = json_object_new_array();
+    for (uint64_t i = 0; i < layers; i++) {
+        bool slides = window > 0 && pattern > 0 && (i + 1) % pattern != 0;
+        json_object_array_add(
+            types, json_object_new_string(slides ? "sliding_attention" : "full_attention"));
+    }
+    put(b, "layer_types", types);
+    put_uint(b, "sliding_window", window);
+    put(b, "attn_logit_softcapping", number(attn));
+    put(b, "final_logit_softcapping", number(final));
+    if (!is_gemma2(b)) put(b, "rope_local_base_freq", number(local));
+    /* No key says by what scores are divided. */
+    bool wide = layers == b->arch->wide && heads;
+    put_uint(b, "query_pre_attn_scalar", wide ? hidden / heads : b->head_dim);
+    put(b, CAKE_CONFIG_NORM_ADD_ONE, json_object_new_boolean(false));
     return CAKE_OK;
 }
 
@@ -453,7 +513,8 @@ static cake_status llama3_scaling(builder *b, double theta, double *factor, doub
 }
 
 static cake_status rope(builder *b) {
-    double theta = 10000, factor = 1, llama3 = 0, original = 0, attn = 1, fast = 32, slow = 1;
+    double theta = strcmp(b->arch->name, "gemma3") == 0 ? 1e6 : 10000, factor = 1, llama3 = 0,
+           original = 0, attn = 1, fast = 32, slow = 1;
     uint64_t own = 0;
     cake_gguf_text type;
     char key[NAME_BYTES];
@@ -509,7 +570,7 @@ static cake_status rope(builder *b) {
 /* ---- what ends a text ---- */
 
 static bool is_turn_end(cake_gguf_text t) {
-    static const char *const names[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>"};
+    static const char *const names[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strlen(names[i]) == t.n && memcmp(names[i], t.s, t.n) == 0) return true;
     return false;
@@ -575,8 +636,9 @@ cake_status cake_gguf_model_new(cake_gguf_model *m, const cake_gguf *parts, uint
     json_object_array_add(classes, json_object_new_string(b.arch->class));
     put(&b, "architectures", classes);
     put(&b, "model_type", json_object_new_string(b.arch->model_type));
-    if ((st = sizes(&b)) != CAKE_OK || (st = experts(&b)) != CAKE_OK ||
-        (st = rope(&b)) != CAKE_OK || (st = end_ids(&b)) != CAKE_OK)
+    if ((st = sizes(&b)) != CAKE_OK || (st = gemma(&b)) != CAKE_OK ||
+        (st = experts(&b)) != CAKE_OK || (st = rope(&b)) != CAKE_OK ||
+        (st = end_ids(&b)) != CAKE_OK)
         goto out;
     put(&b, "tie_word_embeddings", json_object_new_boolean(!has_tensor(&b, "output.weight")));
     if (strcmp(b.arch->name, "llama") == 0) {

@@ -270,6 +270,7 @@ static json_object *quantization_json(const job *j) {
 }
 
 static cake_status write_config(job *j, const char *dir, cake_error *err) {
+    json_object_object_del(j->config, CAKE_CONFIG_NORM_ADD_ONE); /* written as others expect it */
     json_object_object_add(j->config, "quantization", quantization_json(j));
     json_object_object_add(j->config, "quantization_config", quantization_json(j));
     const char *text = json_object_to_json_string_ext(
@@ -372,7 +373,7 @@ static cake_status chunk(job *j, size_t c, uint8_t *buffer, cake_error *err) {
     codes_of(it, &row_bytes, &scale_bytes);
     cake_status st;
     if (it->format.kind == CAKE_FORMAT_FLOAT && w->format.kind == CAKE_FORMAT_FLOAT &&
-        w->dtype == it->dtype) {
+        w->dtype == it->dtype && !w->one_added) {
         st = cake_source_read_raw(j->weights, w, part, row, n, codes, err);
     } else {
         st = cake_source_read(j->weights, w, part, row, n, buffer, x, err);
@@ -466,6 +467,7 @@ static cake_status read_source(job *j, cake_error *err) {
                          q->model);
     st = cake_source_new(&j->weights, j->model.checkpoint, j->model.config.quant,
                          j->model.layout->tied, true, err);
+    if (st == CAKE_OK && cake_config_one_added(&j->model.config)) cake_source_take_one(j->weights);
     cake_recipe_request request = q->recipe;
     request.model_type = j->model.config.model_type;
     if (st == CAKE_OK) st = cake_recipe_new(&j->recipe, &request, err);

@@ -373,6 +373,11 @@ void cake_source_free(cake_source *w) {
     free(w);
 }
 
+void cake_source_take_one(cake_source *all) {
+    for (uint32_t i = 0; i < all->n; i++)
+        all->w[i].one_added = all->w[i].rank == 1 && ends(all->w[i].name, "norm.weight");
+}
+
 const cake_source_weight *cake_source_find(const cake_source *w, const char *name) {
     uint32_t i;
     return cake_names_find(&w->names, name, strlen(name), &i) ? &w->w[i] : NULL;
@@ -432,6 +437,7 @@ cake_status cake_source_read(const cake_source *all, const cake_source_weight *w
     if (st != CAKE_OK) return st;
     if (w->format.kind == CAKE_FORMAT_FLOAT) {
         cake_floats_load(w->dtype, codes, n_rows * k, out);
+        for (size_t i = 0; w->one_added && i < n_rows * k; i++) out[i] -= 1;
         return CAKE_OK;
     }
     for (size_t r = 0; r < n_rows; r++, codes += weight, scales += scale, biases += scale, out += k)

@@ -21,6 +21,7 @@ typedef struct {
     char *name;         /* "model.layers.0.self_attn.q_proj.weight", "...q_proj.bias" */
     char *path;         /* of a module: the name without ".weight"; else the name */
     bool matrix;        /* a Linear, an Embedding or a stack: may be quantized */
+    bool one_added;     /* stored is 1 + w: see cake_source_take_one */
     cake_format format; /* as stored */
     cake_dtype dtype;   /* FLOAT: of the weight; AFFINE: of scales and biases; else U8 */
     uint32_t rank;      /* of the logical shape, [n], [n, k] or [experts, n, k] for modules */
@@ -46,6 +47,10 @@ cake_status cake_source_new(cake_source **out, const cake_checkpoint *ck, const 
                             bool tied, bool stack, cake_error *err);
 void cake_source_free(cake_source *w);
 
+/* The norms are stored as 1 + w (Gemma in GGUF): from now on they are read as w. That is exact for
+ * every w that the 1 was added to in f32. */
+void cake_source_take_one(cake_source *all);
+
 /* By tensor name; NULL when there is none. */
 const cake_source_weight *cake_source_find(const cake_source *w, const char *name);
 
@@ -56,7 +61,7 @@ size_t cake_source_scratch(const cake_source_weight *w, size_t n_rows);
 cake_status cake_source_read(const cake_source *all, const cake_source_weight *w, uint32_t part,
                              uint64_t row, size_t n_rows, void *scratch, float *out,
                              cake_error *err);
-/* The stored bytes of such rows of a FLOAT weight. */
+/* The stored bytes of such rows of a FLOAT weight (not of one_added ones). */
 cake_status cake_source_read_raw(const cake_source *all, const cake_source_weight *w, uint32_t part,
                                  uint64_t row, size_t n_rows, void *out, cake_error *err);
 

@@ -5,7 +5,7 @@
                [--blocks] [--split N]
 
 Matrices whose rows divide into blocks get the type, the others stay as they are (f16 for quantized types). Llama's q and k rows are
-permuted as llama.cpp's converter does. --kquant also writes the same blocks as an mlx-kquant checkpoint (safetensors),
+permuted and Gemma's norms get their 1 as llama.cpp's converter does. --kquant also writes the same blocks as an mlx-kquant checkpoint (safetensors),
 so that two readers of the same weights can be compared. --blocks takes the rows of a kquant FOLDER as they are. --tokenizer: a
 folder whose tokenizer.json goes into the metadata (default: FOLDER). --split N: into N files.
 """
@@ -19,7 +19,8 @@ import numpy as np
 
 import forward
 
-ARCH = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+ARCH = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
+        "gemma2": "gemma2", "gemma3_text": "gemma3"}
 F = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16, "bf16": gguf.GGMLQuantizationType.BF16}
 
 
@@ -64,6 +65,14 @@ def add_config(w, c, arch, tensors):
             w.add_expert_shared_feed_forward_length(c["shared_expert_intermediate_size"])
         if "norm_topk_prob" in c:
             w.add_expert_weights_norm(c["norm_topk_prob"])
+    if arch.startswith("gemma"):
+        w.add_sliding_window(c["sliding_window"])
+        if c.get("attn_logit_softcapping"):
+            w.add_attn_logit_softcapping(c["attn_logit_softcapping"])
+        if c.get("final_logit_softcapping"):
+            w.add_final_logit_softcapping(c["final_logit_softcapping"])
+    if arch == "gemma3":
+        w.add_uint32("gemma3.attention.sliding_window_pattern", c.get("sliding_window_pattern", 6))
     scaling = c.get("rope_scaling") or rope
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind in ("linear", "yarn"):
@@ -248,6 +257,8 @@ def main():
             x = permute(x, config["num_attention_heads"])
         if arch == "llama" and ".k_proj." in name:
             x = permute(x, config.get("num_key_value_heads") or config["num_attention_heads"])
+        if arch.startswith("gemma") and name.endswith("norm.weight"):
+            x = x + np.float32(1)
         if g.endswith("ffn_gate_inp_shexp.weight"):
             x = x.reshape(-1)
         w.add_tensor(g, np.ascontiguousarray(x), raw_dtype=kind)

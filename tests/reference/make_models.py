@@ -155,9 +155,9 @@ def cases():
           tokenizer=True, overrides=gates8)
 
     # sliding windows, soft caps, norms after each half of a layer, two kinds of rope
-    plain("gemma2-bf16", gemma2(), "bf16", not_mlx=True)  # mlx-lm knows no window here
+    plain("gemma2-bf16", gemma2(query_pre_attn_scalar=32), "bf16", not_mlx=True)  # mlx-lm knows no window here
     quant("gemma2-4bit-g32", gemma2(hidden_size=64, sliding_window=4096, attn_logit_softcapping=50.0, final_logit_softcapping=30.0), "bf16", 4, 32)
-    plain("gemma3-untied-f16", gemma3(tie_word_embeddings=False, final_logit_softcapping=5.0), "f16", not_mlx=True)
+    plain("gemma3-untied-f16", gemma3(tie_word_embeddings=False, query_pre_attn_scalar=32, final_logit_softcapping=5.0), "f16", not_mlx=True)
     plain("gemma3-sees-bf16", gemma3(num_attention_heads=8, num_key_value_heads=4, head_dim=16, layer_types=
           ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]), "bf16", wrapped=True, not_mlx=True)
     quant("gemma3-8l-4bit-g32", gemma3(**{**eight, "sliding_window": 40, "hidden_size": 64}), "bf16", 4, 32, prompt=150, tokenizer=True)

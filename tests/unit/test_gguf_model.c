@@ -12,6 +12,7 @@
 #include "kernels/vec.h"
 #include "master/template/template.h"
 #include "master/tokenizer/tokenizer.h"
+#include "master/tools/quantizer.h"
 #include "tests/unit/gguffile.h"
 #include "worker/engine/stage.h"
 
@@ -291,8 +292,15 @@ static const struct {
                   {"ffn_down_exps", "block_sparse_moe.experts.0.w2"},
                   {"ffn_up_exps", "block_sparse_moe.experts.0.w3"}};
 
+/* Gemma has these names for its norms; the others above. */
+static const struct {
+    const char *gguf, *hf;
+} gemma_pairs[] = {{"post_attention_norm", "post_attention_layernorm"},
+                   {"ffn_norm", "pre_feedforward_layernorm"},
+                   {"post_ffw_norm", "post_feedforward_layernorm"}};
+
 /* GGUF's name of a tensor; NULL for what it stores otherwise (later experts, placeholders). */
-static char *gguf_name(const char *name) {
+static char *gguf_name(const opened *o, const char *name) {
     const char *stem = name, *dot = strrchr(name, '.');
     char layer[32] = "";
     unsigned n;
@@ -301,6 +309,10 @@ static char *gguf_name(const char *name) {
         stem = name + skip;
         snprintf(layer, sizeof layer, "blk.%u.", n);
     }
+    for (size_t i = 0; o->config.post_norms && i < 3; i++)
+        if (strlen(gemma_pairs[i].hf) == (size_t)(dot - stem) &&
+            memcmp(gemma_pairs[i].hf, stem, (size_t)(dot - stem)) == 0)
+            return cake_asprintf("%s%s%s", layer, gemma_pairs[i].gguf, dot);
     for (size_t i = 0; i < sizeof name_pairs / sizeof *name_pairs; i++)
         if (strlen(name_pairs[i].hf) == (size_t)(dot - stem) &&
             memcmp(name_pairs[i].hf, stem, (size_t)(dot - stem)) == 0 &&
@@ -347,6 +359,21 @@ static bytes gguf_bytes(const opened *o, const cake_tensor *t, bool permute, uin
     return b;
 }
 
+/* Norms as Gemma's converter stores them: F32, the 1 added. */
+static void add_one(bytes *b, cake_dtype dtype) {
+    size_t n = dtype == CAKE_DTYPE_F32 ? b->n / 4 : b->n / 2;
+    float *x = cake_malloc(n * sizeof *x);
+    if (dtype == CAKE_DTYPE_F16)
+        cake_f16_to_f32(x, (const uint16_t *)(const void *)b->p, n);
+    else if (dtype == CAKE_DTYPE_BF16)
+        cake_bf16_to_f32(x, (const uint16_t *)(const void *)b->p, n);
+    else
+        memcpy(x, b->p, n * sizeof *x);
+    for (size_t i = 0; i < n; i++) x[i] = x[i] + 1;
+    free(b->p);
+    *b = (bytes){.p = (uint8_t *)x, .n = n * sizeof *x};
+}
+
 static void kv_arch(gguf_file *f, const char *arch, const char *name, double v, bool integer) {
     char *key = cake_asprintf("%s.%s", arch, name);
     if (integer)
@@ -383,6 +410,20 @@ static void kv_rope(gguf_file *f, const opened *o, const char *arch) {
     add_tensor(f, "rope_freqs.weight", 0, 1, (uint64_t[]){n}, factors);
 }
 
+/* A tokenizer of three pieces. */
+static void kv_pieces(gguf_file *f) {
+    static const char *const pieces[] = {"<unk>", "</s>", "<end_of_turn>"};
+    static const uint32_t types[] = {2, 3, 3}; /* UNKNOWN, CONTROL */
+    kv_text(f, "tokenizer.ggml.model", "llama");
+    kv_array(f, "tokenizer.ggml.tokens", CAKE_GGUF_STRING, 3);
+    for (int i = 0; i < 3; i++) put_text(&f->kv, pieces[i]);
+    kv_array(f, "tokenizer.ggml.scores", CAKE_GGUF_F32, 3);
+    for (int i = 0; i < 3; i++) put_u32(&f->kv, 0);
+    kv_array(f, "tokenizer.ggml.token_type", CAKE_GGUF_I32, 3);
+    for (int i = 0; i < 3; i++) put_u32(&f->kv, types[i]);
+    kv_u32(f, "tokenizer.ggml.eos_token_id", 1);
+}
+
 static void kv_config(gguf_file *f, const opened *o, const char *arch) {
     const cake_model_config *c = &o->config;
     const cake_moe_config *m = &c->moe;
@@ -406,13 +447,23 @@ static void kv_config(gguf_file *f, const opened *o, const char *arch) {
         kv_bool(f, key, m->norm_top_k);
         free(key);
     }
+    if (c->post_norms) { /* Gemma */
+        kv_arch(f, arch, "attention.sliding_window", c->window, true);
+        kv_arch(f, arch, "final_logit_softcapping", c->logit_softcap, false);
+        if (c->family == CAKE_FAMILY_GEMMA2)
+            kv_arch(f, arch, "attn_logit_softcapping", c->attn_softcap, false);
+        else
+            kv_arch(f, arch, "attention.sliding_window_pattern", 3, true);
+        kv_pieces(f);
+    }
     kv_rope(f, o, arch);
 }
 
 static const char *arch_of(const opened *o) {
     static const char *const pairs[][2] = {{"llama", "llama"},        {"mixtral", "llama"},
                                            {"qwen2", "qwen2"},        {"qwen3", "qwen3"},
-                                           {"qwen2_moe", "qwen2moe"}, {"qwen3_moe", "qwen3moe"}};
+                                           {"qwen2_moe", "qwen2moe"}, {"qwen3_moe", "qwen3moe"},
+                                           {"gemma2", "gemma2"},      {"gemma3_text", "gemma3"}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (strcmp(o->config.model_type, pairs[i][0]) == 0) return pairs[i][1];
     fail_msg("no architecture for %s", o->config.model_type);
@@ -423,16 +474,18 @@ static void add_tensors(gguf_file *f, const opened *o, const char *arch, uint32_
                         uint32_t n_parts) {
     for (uint32_t i = 0; i < o->ck->n_tensors; i++) {
         const cake_tensor *t = &o->ck->tensors[i];
-        char *name = gguf_name(t->name);
+        char *name = gguf_name(o, t->name);
         if (!name || i % n_parts != part) {
             free(name);
             continue;
         }
         bool permute = strcmp(arch, "llama") == 0 && (strstr(t->name, ".self_attn.q_proj.") ||
                                                       strstr(t->name, ".self_attn.k_proj."));
-        uint32_t type = ggml_type_of(o, t), n_experts, rank = t->rank;
+        bool one_more = o->config.norm_add_one && strstr(t->name, "norm.");
+        uint32_t type = one_more ? 0 : ggml_type_of(o, t), n_experts, rank = t->rank;
         const cake_gguf_kind *k = cake_gguf_kind_of(type);
         bytes b = gguf_bytes(o, t, permute, &n_experts);
+        if (one_more) add_one(&b, t->dtype);
         uint64_t dims[4] = {1, 1, 1, 1};
         for (uint32_t d = 0; d < rank; d++) dims[d] = t->shape[rank - 1 - d];
         if (k->dtype == CAKE_DTYPE_NONE) dims[0] = dims[0] / k->bytes * k->weights;
@@ -489,7 +542,8 @@ static void test_families(void **state) {
                                         "qwen3-yarn-bf16",     "kquant-super-blocks",
                                         "kquant-small-blocks", "mixtral-bf16",
                                         "qwen2moe-bf16",       "qwen2moe-norm-dense-f32",
-                                        "qwen3moe-f16"};
+                                        "qwen3moe-f16",        "gemma2-bf16",
+                                        "gemma3-untied-f16"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) same_as_folder(names[i], 1);
 }
 
@@ -725,6 +779,163 @@ static void test_names_back(void **state) {
     assert_false(cake_gguf_name_of("model.embed_tokens", out, 4));
 }
 
+/* What the metadata says of Gemma, and what it leaves to the reader. */
+static cake_model_config gemma_config(const char *arch, uint32_t layers, bool says_more) {
+    gguf_file f = {.alignment = 0};
+    kv_text(&f, "general.architecture", arch);
+    kv_arch(&f, arch, "context_length", 8192, true);
+    kv_arch(&f, arch, "embedding_length", 640, true);
+    kv_arch(&f, arch, "block_count", layers, true);
+    kv_arch(&f, arch, "feed_forward_length", 64, true);
+    kv_arch(&f, arch, "attention.head_count", 4, true);
+    kv_arch(&f, arch, "attention.head_count_kv", 2, true);
+    kv_arch(&f, arch, "attention.key_length", 64, true);
+    kv_arch(&f, arch, "attention.value_length", 64, true);
+    kv_arch(&f, arch, "attention.layer_norm_rms_epsilon", 1e-6, false);
+    if (says_more) {
+        char *type = cake_asprintf("%s.rope.scaling.type", arch);
+        kv_arch(&f, arch, "attention.sliding_window", 512, true);
+        kv_arch(&f, arch, "rope.freq_base", 5e5, false);
+        kv_arch(&f, arch, "rope.freq_base_swa", 2e4, false);
+        kv_arch(&f, arch, "rope.scaling.factor", 8, false);
+        kv_arch(&f, arch, "final_logit_softcapping", 20, false);
+        kv_text(&f, type, "linear");
+        free(type);
+    }
+    kv_pieces(&f);
+    add_tensor2(&f, "token_embd.weight", 0, 640, 3);
+    bytes b = finish(&f);
+    cake_gguf g;
+    cake_gguf_model m;
+    cake_model_config c;
+    OK(cake_gguf_parse(&g, b.p, b.n, "x", &err));
+    OK(cake_gguf_model_new(&m, &g, 1, &err));
+    OK(cake_config_parse(&c, m.config, m.config_len, "x", &err));
+    cake_gguf_model_deinit(&m);
+    cake_gguf_deinit(&g);
+    free(b.p);
+    assert_true(!c.norm_add_one && c.post_norms && c.gelu && c.embed_scale == 25.25f);
+    assert_true(c.n_eos == 2 && c.eos_ids[1] == 2);
+    return c;
+}
+
+static void test_gemma(void **state) {
+    (void)state;
+    cake_model_config c = gemma_config("gemma2", 6, false);
+    assert_true(c.attn_softcap == 50 && c.logit_softcap == 30 && c.window == 4096);
+    assert_true(c.query_scalar == 64 && c.rope.theta == 10000);
+    for (uint32_t i = 0; i < 6; i++) assert_int_equal(cake_config_is_sliding(&c, i), i % 2 == 0);
+    cake_config_deinit(&c);
+    c = gemma_config("gemma2", 46, false);
+    assert_true(c.query_scalar == 160); /* the 27B model: hidden / heads */
+    cake_config_deinit(&c);
+    c = gemma_config("gemma3", 12, true);
+    assert_true(c.attn_softcap == 0 && c.logit_softcap == 20 && c.window == 512 && c.qk_norm);
+    assert_true(c.rope.theta == 5e5 && c.rope.type == CAKE_SCALING_LINEAR && c.rope.factor == 8);
+    assert_true(c.local_rope.theta == 2e4 && c.local_rope.type == CAKE_SCALING_DEFAULT);
+    for (uint32_t i = 0; i < 12; i++) assert_int_equal(cake_config_is_sliding(&c, i), i % 6 != 5);
+    cake_config_deinit(&c);
+    c = gemma_config("gemma3", 62, false); /* no window is said: none */
+    assert_true(c.query_scalar == 160 && c.rope.theta == 1e6 && c.local_rope.theta == 10000);
+    for (uint32_t i = 0; i < 62; i++) assert_false(cake_config_is_sliding(&c, i));
+    cake_config_deinit(&c);
+}
+
+/* Quantized, a GGUF file becomes the checkpoint that the folder becomes: norms without the 1. */
+static void test_gemma_quantized(void **state) {
+    (void)state;
+    static const char folder[] = "tests/vectors/reference/gemma3-untied-f16";
+    opened s = open_model(folder);
+    char *dir = tmp_dir(), *gguf = gguf_of(&s, dir, 1);
+    const char *const from[2] = {folder, gguf};
+    cake_sha256 logits[2];
+    for (int i = 0; i < 2; i++) {
+        char *out = cake_path_join(dir, i ? "b" : "a");
+        cake_quantize_request q = {.model = from[i], .out = out, .threads = 1};
+        q.recipe.type = "q8_0";
+        cake_quantize_result r;
+        OK(cake_quantize(&q, &r, &err));
+        opened o = open_model(out);
+        assert_true(o.config.norm_add_one && !strstr(o.config_text, CAKE_CONFIG_NORM_ADD_ONE));
+        logits[i] = logits_of(&o);
+        close_model(&o);
+        free(out);
+    }
+    assert_memory_equal(&logits[0], &logits[1], sizeof logits[0]);
+    close_model(&s);
+    free(gguf);
+    tmp_remove(dir);
+}
+
+/* As Gemma's converter writes them: no space in front, runs of spaces as user-defined pieces with
+ * real spaces, found before any merge; everything comes back as it was. */
+static void test_gemma_pieces(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        float score;
+        uint32_t type;
+    } pieces[] = {{"<pad>", 0, 3},
+                  {"<eos>", 0, 3},
+                  {"<bos>", 0, 3},
+                  {"<unk>", 0, 2},
+                  {"a", -9, 1},
+                  {"b", -9, 1},
+                  {"\xE2\x96\x81", -9, 1},
+                  {"\xE2\x96\x81"
+                   "b",
+                   -1, 1},
+                  {"  ", 0, 4},
+                  {"   ", 0, 4},
+                  {"\n\n", 0, 4},
+                  {"<0x0A>", 0, 6},
+                  {"<start_of_turn>", 0, 3}};
+    enum { N = sizeof pieces / sizeof *pieces };
+    gguf_file f = {.alignment = 0};
+    kv_text(&f, "tokenizer.ggml.model", "llama");
+    kv_array(&f, "tokenizer.ggml.tokens", CAKE_GGUF_STRING, N);
+    for (int i = 0; i < N; i++) put_text(&f.kv, pieces[i].text);
+    kv_array(&f, "tokenizer.ggml.scores", CAKE_GGUF_F32, N);
+    for (int i = 0; i < N; i++) put_bytes(&f.kv, &pieces[i].score, 4);
+    kv_array(&f, "tokenizer.ggml.token_type", CAKE_GGUF_I32, N);
+    for (int i = 0; i < N; i++) put_u32(&f.kv, pieces[i].type);
+    kv_u32(&f, "tokenizer.ggml.bos_token_id", 2);
+    kv_u32(&f, "tokenizer.ggml.eos_token_id", 1);
+    kv_bool(&f, "tokenizer.ggml.add_bos_token", true);
+    kv_bool(&f, "tokenizer.ggml.add_space_prefix", false);
+    char *dir = tmp_dir(), *path = cake_path_join(dir, "t.gguf");
+    bytes b = finish(&f);
+    write_file(dir, "t.gguf", b.p, b.n);
+    free(b.p);
+    cake_tokenizer *t;
+    OK(cake_tokenizer_open(&t, path, &err));
+    static const struct {
+        const char *text;
+        uint32_t n, ids[8];
+    } c[] = {{"a b", 3, {2, 4, 7}},
+             {"a  b", 4, {2, 4, 8, 5}},
+             {" a    b\n", 6, {2, 6, 4, 9, 7, 11}},
+             {"a\n\n\nb", 5, {2, 4, 10, 11, 5}},
+             {"<start_of_turn>b", 3, {2, 12, 5}}};
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        cake_ids ids = {0};
+        char *text;
+        size_t n;
+        OK(cake_tokenizer_encode(t, c[i].text, strlen(c[i].text),
+                                 CAKE_TOK_ADD_SPECIAL | CAKE_TOK_PARSE_SPECIAL, &ids, &err));
+        if (ids.n != c[i].n || memcmp(ids.v, c[i].ids, ids.n * sizeof *ids.v) != 0)
+            fail_msg("'%s': %zu ids, the second %u", c[i].text, ids.n, ids.v[1]);
+        OK(cake_tokenizer_decode(t, ids.v + 1, ids.n - 1, false, &text, &n, &err));
+        assert_string_equal(text, c[i].text);
+        free(text);
+        cake_ids_deinit(&ids);
+    }
+    cake_tokenizer_free(t);
+    same_written(path);
+    free(path);
+    tmp_remove(dir);
+}
+
 /* What the metadata must not say, each with a message that names it. */
 static void test_refusals(void **state) {
     (void)state;
@@ -738,7 +949,7 @@ static void test_refusals(void **state) {
         cake_status st;
         const char *words;
     } c[] = {
-        {"general.architecture", 't', 0, "gemma3", CAKE_EUNSUPPORTED, "architecture 'gemma3'"},
+        {"general.architecture", 't', 0, "gemma3n", CAKE_EUNSUPPORTED, "architecture 'gemma3n'"},
         {"general.architecture", '-', 0, NULL, CAKE_EFORMAT, "'general.architecture'"},
         {"general.architecture", 'i', 3, NULL, CAKE_EFORMAT, "'general.architecture' is a u32"},
         {"general.type", 't', 0, "adapter", CAKE_EUNSUPPORTED, "type 'adapter'"},
@@ -768,6 +979,7 @@ static void test_refusals(void **state) {
         {"llama.use_parallel_residual", 'b', 1, NULL, CAKE_EUNSUPPORTED, "parallel_residual"},
         {"split.count", 'i', 3, NULL, CAKE_EFORMAT, "of a split file"},
         {"tokenizer.ggml.eos_token_id", 't', 0, "x", CAKE_EFORMAT, "eos_token_id"},
+        {"blk.0.post_ffw_norm.weight", 'T', 0, NULL, CAKE_EUNSUPPORTED, "post_ffw_norm"},
         {"blk.0.attn_sinks.weight", 'T', 0, NULL, CAKE_EUNSUPPORTED, "'blk.0.attn_sinks.weight'"},
         {"blk.00.attn_norm.weight", 'T', 0, NULL, CAKE_EUNSUPPORTED, "'blk.00.attn_norm.weight'"},
         {"model.norm.weight", 'T', 0, NULL, CAKE_EUNSUPPORTED, "'model.norm.weight'"},
@@ -881,11 +1093,19 @@ static void test_tokenizer_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fixture_tensors), cmocka_unit_test(test_fixture_config),
-        cmocka_unit_test(test_bundle),          cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_families),        cmocka_unit_test(test_split),
-        cmocka_unit_test(test_refusals),        cmocka_unit_test(test_fixture_tokenizer),
-        cmocka_unit_test(test_tokenizers),      cmocka_unit_test(test_tokenizer_refusals),
+        cmocka_unit_test(test_fixture_tensors),
+        cmocka_unit_test(test_fixture_config),
+        cmocka_unit_test(test_bundle),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_gemma),
+        cmocka_unit_test(test_gemma_pieces),
+        cmocka_unit_test(test_gemma_quantized),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_fixture_tokenizer),
+        cmocka_unit_test(test_tokenizers),
+        cmocka_unit_test(test_tokenizer_refusals),
         cmocka_unit_test(test_names_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
