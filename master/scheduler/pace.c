@@ -49,7 +49,8 @@ void cake_pace_add(cake_pace *p, uint32_t n_decode, uint32_t n_prompt, double sl
         p->network_ns += ((p->network_ns > 0 ? 0.1 : 1.0)) * (network_ns - p->network_ns);
     double expected = line_at(&p->slowest, n_decode);
     if (n_prompt) {
-        double c = (slowest_ns - (n_decode ? expected : 0)) / n_prompt;
+        /* Of a batch of prompts alone too: what it takes whatever is in it is not theirs. */
+        double c = (slowest_ns - expected) / n_prompt;
         if (c < 0.02 * slowest_ns / n_prompt) c = 0.02 * slowest_ns / n_prompt;
         if (p->prompt_ns > 0 && c > 3 * p->prompt_ns) c = 3 * p->prompt_ns;
         p->prompt_ns += (p->prompt_ns > 0 ? 0.2 : 1.0) * (c - p->prompt_ns);

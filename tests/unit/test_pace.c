@@ -136,6 +136,22 @@ static void prompts_beside_decoding(void **state) {
     assert_int_equal(cake_pace_prompt_rows(&p, 4, 8, 2, 2, 1), 0);
 }
 
+/* One stream decodes over two stages: a prompt has the batches in between for itself. */
+static void prompts_between_decoding(void **state) {
+    (void)state;
+    cake_pace p;
+    feed(&p, 0.1);
+    uint32_t k = cake_pace_prompt_rows(&p, 0, 1, 1, 2, 0);
+    assert_int_equal(k, 1); /* not known yet what a row costs */
+    for (int i = 0; i < 60; i++) {
+        k = cake_pace_prompt_rows(&p, 0, 1, 1, 2, 0);
+        cake_pace_add(&p, 0, k, 6e6 + 0.5e6 * k, 2 * (6e6 + 0.5e6 * k), 0.1e6);
+        cake_pace_add(&p, 1, 0, 6.6e6, 2 * 6.6e6, 0.1e6);
+    }
+    double way = 6.6 + 6 + 0.5 * k; /* both take turns on a stage */
+    assert_true(k >= 5 && way <= 1.41 * (2 * 6.6 + 0.1));
+}
+
 static void guesses_pay(void **state) {
     (void)state;
     cake_pace p;
@@ -191,6 +207,7 @@ int main(void) {
         cmocka_unit_test(priorities_and_holds),
         cmocka_unit_test(groups),
         cmocka_unit_test(prompts_beside_decoding),
+        cmocka_unit_test(prompts_between_decoding),
         cmocka_unit_test(guesses_pay),
         cmocka_unit_test(lookup),
     };
