@@ -5,6 +5,7 @@
 #include "master/chat/line.h"
 #include "common/file.h"
 #include "common/mem.h"
+#include "master/ui/terminal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -46,46 +47,13 @@ struct cake_line_reader {
     char in[4096]; /* read and not yet used; without a terminal */
     size_t in_at, in_len;
     bool in_end;
+    struct termios cooked;
 };
 
 static volatile sig_atomic_t resized;
 static void on_winch(int sig) {
     (void)sig;
     resized = 1;
-}
-
-/* ---- the terminal as it was ---- */
-
-static struct {
-    struct termios cooked; /* before the editor */
-    volatile sig_atomic_t lent, marks_pastes;
-} terminal;
-
-/* Only calls that a signal handler may make. In the background the terminal is somebody else's. */
-static void give_back_terminal(void) {
-    if (!terminal.lent || tcgetpgrp(0) != getpgrp()) return;
-    tcsetattr(0, TCSANOW, &terminal.cooked);
-    if (terminal.marks_pastes) (void)!write(2, PASTE_OFF PLAIN, sizeof PASTE_OFF PLAIN - 1);
-}
-
-static void on_death(int sig) {
-    give_back_terminal();
-    raise(sig); /* SA_RESETHAND: now for good */
-}
-
-/* However the program ends from now on, but by SIGKILL. Signals that somebody else deals with, or
- * that are ignored (nohup), stay as they are. */
-static void guard_terminal(bool marks_pastes) {
-    static const int deadly[] = {SIGHUP,  SIGTERM, SIGQUIT, SIGABRT,
-                                 SIGSEGV, SIGBUS,  SIGFPE,  SIGILL};
-    terminal.marks_pastes = marks_pastes;
-    terminal.lent = true;
-    atexit(give_back_terminal);
-    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++) {
-        struct sigaction sa = {.sa_handler = on_death, .sa_flags = (int)SA_RESETHAND}, old;
-        if (sigaction(deadly[i], NULL, &old) == 0 && old.sa_handler == SIG_DFL)
-            sigaction(deadly[i], &sa, NULL);
-    }
 }
 
 /* ---- libedit's callbacks ---- */
@@ -288,10 +256,7 @@ static bool open_editor(cake_line_reader *r) {
     el_set(r->el, EL_BIND, "\\e[1;5C", "em-next-word", NULL);
     el_set(r->el, EL_BIND, "\\e[1;5D", "ed-prev-word", NULL);
     el_set(r->el, EL_BIND, "\\e[3~", "ed-delete-next-char", NULL);
-    const char *term = getenv("TERM");
-    r->marks_pastes = term && strcmp(term, "dumb") != 0;
     open_history(r);
-    guard_terminal(r->marks_pastes);
     struct sigaction sa = {.sa_handler = on_winch};
     sigaction(SIGWINCH, &sa, NULL);
     return true;
@@ -300,15 +265,18 @@ static bool open_editor(cake_line_reader *r) {
 cake_line_reader *cake_line_open(const cake_line_config *c) {
     cake_line_reader *r = cake_calloc(1, sizeof *r);
     r->c = *c;
-    r->interactive =
-        isatty(0) && isatty(2) && tcgetattr(0, &terminal.cooked) == 0 && open_editor(r);
+    const char *term = getenv("TERM");
+    r->marks_pastes = term && strcmp(term, "dumb") != 0;
+    r->interactive = isatty(2) &&
+                     cake_terminal_lend(&r->cooked, r->marks_pastes ? PASTE_OFF PLAIN : "") &&
+                     open_editor(r);
     return r;
 }
 
 void cake_line_close(cake_line_reader *r) {
     if (!r) return;
     if (r->el) el_end(r->el);
-    terminal.lent = false;
+    cake_terminal_done();
     if (r->history) history_end(r->history);
     free(r->line);
     free(r);
@@ -320,7 +288,7 @@ bool cake_line_interactive(const cake_line_reader *r) {
 
 void cake_line_echo(cake_line_reader *r, bool on) {
     if (!r->interactive) return;
-    struct termios t = terminal.cooked;
+    struct termios t = r->cooked;
     if (!on) t.c_lflag &= ~(tcflag_t)ECHO;
     tcsetattr(0, TCSADRAIN, &t);
 }

@@ -2,14 +2,13 @@
  * come from a file, the environment or a prompt, never from the command line. */
 #include "common/mem.h"
 #include "master/commands/commands.h"
+#include "master/ui/terminal.h"
 #include "proto/keys.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <termios.h>
-#include <unistd.h>
 
 static char *key_path(const cake_master_options *o) {
     return o->cluster_key_file ? cake_strdup(o->cluster_key_file) : cake_key_default_path();
@@ -89,16 +88,17 @@ cake_status cake_command_cluster_show(const cake_master_options *o, cake_error *
 /* A line from the terminal, not shown while it is typed, or from a pipe. */
 static cake_status read_secret(char *buf, size_t cap, size_t *len, cake_error *err) {
     struct termios old, quiet;
-    bool tty = isatty(0) && tcgetattr(0, &old) == 0;
+    bool tty = cake_terminal_lend(&old, "\n");
     if (tty) {
-        fprintf(stderr, "Words of the cluster key (or NAME:PASSPHRASE): ");
         quiet = old;
         quiet.c_lflag &= ~(tcflag_t)ECHO;
         tcsetattr(0, TCSAFLUSH, &quiet);
+        fprintf(stderr, "Words of the cluster key (or NAME:PASSPHRASE): ");
     }
     bool ok = fgets(buf, (int)cap, stdin) != NULL;
     if (tty) {
         tcsetattr(0, TCSAFLUSH, &old);
+        cake_terminal_done();
         fputc('\n', stderr);
     }
     if (!ok) return cake_fail(err, CAKE_EINVAL, "no key was given on standard input");

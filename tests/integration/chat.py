@@ -90,14 +90,14 @@ URL = f"http://127.0.0.1:{server.server_port}"
 
 
 class Terminal:
-    def __init__(self, *args, env={}):
+    def __init__(self, *args, verb=["chat"], env={}):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             e = {"HOME": HOME, "TERM": "xterm", "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **env}
             for k, v in os.environ.items():
                 if k.endswith("SAN_OPTIONS"):
                     e[k] = v
-            os.execve(PROGRAM, [PROGRAM, "chat", *args], e)
+            os.execve(PROGRAM, [PROGRAM, *verb, *args], e)
         self.all = ""
         self.before = termios.tcgetattr(self.fd)  # of the terminal: a pty's two ends share it
 
@@ -307,6 +307,13 @@ for name, reply, sig in [("SIGTERM while a line is edited", False, signal.SIGTER
     how = t.end()
     check(f"{name}: the terminal is as it was", busy and changed and how == -sig and t.after == t.before and t.all.endswith("\x1b[?2004l\x1b[0m"),
           (busy, changed, how, t.all[-80:]))
+
+t = Terminal(verb=["cluster", "join"])
+asked = t.wait(r"Words of the cluster key.*: ")
+hidden = not termios.tcgetattr(t.fd)[3] & termios.ECHO
+t.type("\x03")
+how = t.end()
+check("Ctrl-C where a secret is asked for: what is typed is seen again", asked and hidden and how == -signal.SIGINT and t.after == t.before, (asked, hidden, how))
 
 Server.key = "secret-key-1"
 t = Terminal("--server", URL)
