@@ -808,7 +808,7 @@ static cake_model_config gemma_config(const char *arch, uint32_t layers, bool sa
     cake_gguf g;
     cake_gguf_model m;
     cake_model_config c;
-    OK(cake_gguf_parse(&g, b.p, b.n, "x", &err));
+    OK(cake_gguf_parse(&g, b.p, b.n, CAKE_GGUF_NAME_MAX, "x", &err));
     OK(cake_gguf_model_new(&m, &g, 1, &err));
     OK(cake_config_parse(&c, m.config, m.config_len, "x", &err));
     cake_gguf_model_deinit(&m);
