@@ -192,7 +192,7 @@ extern cake_block_tile *const cake_block_tiles_neon[CAKE_PK_COUNT];
 #endif
 
 /* Import of one tile, of `rows` rows from row0 on; the other lanes become zero. All but the scalar
- * one want 16 rows of at least 16 stored bytes. */
+ * one want 16 rows. */
 typedef void cake_pack_tile(const cake_wspec *s, const cake_wstored *src, uint8_t *out,
                             uint32_t row0, uint32_t rows);
 cake_pack_tile cake_pack_tile_scalar, cake_pack_tile_avx2, cake_pack_tile_avx512,

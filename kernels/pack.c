@@ -68,14 +68,11 @@ static cake_pack_tile *pack_tile_for(cake_isa isa) {
 void cake_pack_tiles_for(cake_isa isa, const cake_wspec *s, const cake_wstored *src, void *packed,
                          uint32_t tile_begin, uint32_t tile_end) {
     const size_t tile_bytes = cake_packed_tile_bytes(s);
-    /* Vectors load 16 bytes of every row of a tile: there must be as many. */
-    const bool narrow = cake_stored_row_bytes(s) < 16;
     for (uint32_t t = tile_begin; t < tile_end; t++) {
         const uint32_t row0 = t * CAKE_TILE_ROWS;
         const uint32_t rows = s->n - row0 < CAKE_TILE_ROWS ? s->n - row0 : CAKE_TILE_ROWS;
-        const bool whole = rows == CAKE_TILE_ROWS && !narrow;
-        pack_tile_for(whole ? isa : CAKE_ISA_SCALAR)(s, src, (uint8_t *)packed + t * tile_bytes,
-                                                     row0, rows);
+        pack_tile_for(rows == CAKE_TILE_ROWS ? isa : CAKE_ISA_SCALAR)(
+            s, src, (uint8_t *)packed + t * tile_bytes, row0, rows);
     }
 }
 

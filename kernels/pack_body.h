@@ -20,7 +20,7 @@ typedef uint32_t words;
 #else
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
-typedef uint8_t bytes __attribute__((vector_size(LANES)));
+typedef uint8_t bytes __attribute__((vector_size(4 * LANES)));
 typedef uint32_t quad __attribute__((vector_size(16)));
 #endif
 
@@ -60,25 +60,35 @@ INLINE quad load_quad(const uint8_t *p) {
     memcpy(&q, p, 16);
     return q;
 }
-/* Rows 4i + r, i = 0, 1, ... */
+/* The bytes of every 16 of a vector in one order. Then the halves of two vectors, 16 bytes by 16
+ * bytes, word by word or two words by two; and of every fourth row 16 bytes, side by side. */
+#define ORDER(at, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)                                  \
+    at + a, at + b, at + c, at + d, at + e, at + f, at + g, at + h, at + i, at + j, at + k,        \
+        at + l, at + m, at + n, at + o, at + p
+#define SHUFFLE(v, ...) (words) __builtin_shufflevector((bytes)(v), (bytes)(v), __VA_ARGS__)
 #if LANES == 4
-#define LOW(a, b)      __builtin_shufflevector(a, b, 0, 4, 1, 5)
-#define HIGH(a, b)     __builtin_shufflevector(a, b, 2, 6, 3, 7)
-#define LOW_TWO(a, b)  __builtin_shufflevector(a, b, 0, 1, 4, 5)
-#define HIGH_TWO(a, b) __builtin_shufflevector(a, b, 2, 3, 6, 7)
+#define EVERY_QUAD(v, ...) SHUFFLE(v, __VA_ARGS__)
+#define LOW(a, b)          __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define HIGH(a, b)         __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#define LOW_TWO(a, b)      __builtin_shufflevector(a, b, 0, 1, 4, 5)
+#define HIGH_TWO(a, b)     __builtin_shufflevector(a, b, 2, 3, 6, 7)
 INLINE words load_rows(const uint8_t *p, size_t row) {
     (void)row;
     return load_quad(p);
 }
 #elif LANES == 8
-#define LOW(a, b)      __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
-#define HIGH(a, b)     __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
-#define LOW_TWO(a, b)  __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
-#define HIGH_TWO(a, b) __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#define EVERY_QUAD(v, ...) SHUFFLE(v, ORDER(0, __VA_ARGS__), ORDER(16, __VA_ARGS__))
+#define LOW(a, b)          __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define HIGH(a, b)         __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define LOW_TWO(a, b)      __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
+#define HIGH_TWO(a, b)     __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
 INLINE words load_rows(const uint8_t *p, size_t row) {
     return __builtin_shufflevector(load_quad(p), load_quad(p + 4 * row), 0, 1, 2, 3, 4, 5, 6, 7);
 }
 #else
+#define EVERY_QUAD(v, ...)                                                                         \
+    SHUFFLE(v, ORDER(0, __VA_ARGS__), ORDER(16, __VA_ARGS__), ORDER(32, __VA_ARGS__),              \
+            ORDER(48, __VA_ARGS__))
 #define LOW(a, b)                                                                                  \
     __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
 #define HIGH(a, b)                                                                                 \
@@ -112,7 +122,7 @@ INLINE void put(uint8_t *out, words v) {
     memcpy(out, &v, sizeof v);
 }
 
-/* The low halves, the low bytes. */
+/* The low halves. */
 INLINE void put_halves(uint8_t *out, words v) {
 #if LANES == 1
     memcpy(out, &v, 2);
@@ -121,12 +131,27 @@ INLINE void put_halves(uint8_t *out, words v) {
     memcpy(out, &h, sizeof h);
 #endif
 }
-INLINE void put_bytes(uint8_t *out, words v) {
+
+/* Bytes 0..n-1 of each word, [n][16]. */
+INLINE void put_bytes(uint8_t *out, words v, uint32_t n) {
 #if LANES == 1
-    memcpy(out, &v, 1);
+    for (uint32_t i = 0; i < n; i++) out[i * CAKE_TILE_ROWS] = (uint8_t)(v >> 8 * i);
 #else
-    const bytes b = __builtin_convertvector(v, bytes);
-    memcpy(out, &b, sizeof b);
+    v = EVERY_QUAD(v, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for (uint32_t q = 0; q < LANES; q += 4)
+        for (uint32_t i = 0; i < n; i++) {
+            const uint32_t four = v[q + i];
+            memcpy(out + i * CAKE_TILE_ROWS + q, &four, 4);
+        }
+#endif
+}
+
+/* The bytes of each word in the order 0, 2, 1, 3. */
+INLINE words swap_middle(words v) {
+#if LANES == 1
+    return (v & 0xff0000ffu) | (v & 0xff00u) << 8 | (v >> 8 & 0xff00u);
+#else
+    return EVERY_QUAD(v, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
 #endif
 }
 
@@ -141,6 +166,13 @@ INLINE void stream(uint8_t *to, const uint8_t *from, size_t n) {
 #else
     memcpy(to, from, n);
 #endif
+}
+
+/* Have n bytes from p on come nearer: the rows of a tile follow each other in memory, so while one
+ * tile is packed the next is read from end to end, as memory likes best. */
+INLINE const uint8_t *read_ahead(const uint8_t *p, size_t n) {
+    for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
+    return p + n;
 }
 
 /* ---- codes ---- */
@@ -181,57 +213,80 @@ INLINE void place(uint8_t *lane, uint32_t bits, const words c[8]) {
     for (uint32_t i = 0; i < bits; i++) put(lane + i * 64, out[i]);
 }
 
-/* Four codes of `bits` bits, from bit 0 on, to bytes. What lies above them is ignored. */
-INLINE words spread(words w, uint32_t bits) {
-    const uint32_t one = (1u << bits) - 1, two = (1u << 2 * bits) - 1;
-    if (bits <= 4) { /* what is moved does not meet what is kept */
-        w = (w & two) | (w << (16 - 2 * bits) & two << 16);
-        return (w | w << (8 - bits)) & one * ONES;
+/* Place 32 codes in column order, four bits each. */
+INLINE void place_nibbles(uint8_t *lane, const words w[4]) {
+    for (uint32_t i = 0; i < 2; i++) { /* even columns, odd columns */
+        const words even = (w[i] & NIBBLES) | (w[i + 2] & NIBBLES) << 4;
+        const words odd = (w[i] >> 4 & NIBBLES) | (w[i + 2] & ~NIBBLES);
+        put(lane + 2 * i * 64, swap_middle((even & 0xffff) | odd << 16));
+        put(lane + (2 * i + 1) * 64, swap_middle(even >> 16 | (odd & 0xffff0000u)));
     }
-    w = (w & two) | w >> 2 * bits << 16;
-    return (w & (one | one << 16)) | (w >> bits & (one | one << 16)) << 8;
 }
 
-/* Code 8, minus zero, becomes 0: GGUF has no minus zero. */
+/* Bits 2..3 and 6..7 of the two low bytes change places with bits 0..1 and 4..5 of the others. */
+INLINE words swap_pairs(words v) {
+    const words other = (v >> 14 ^ v) & 0xccccu;
+    return swap_middle(v ^ other ^ other << 14);
+}
+
+/* Place 32 codes in column order, two bits each. */
+INLINE void place_pairs(uint8_t *lane, const words w[2]) {
+    /* of every four columns the first two, the last two; then of the even fours and the odd ones */
+    const words a = swap_pairs((w[0] & NIBBLES) | (w[1] & NIBBLES) << 4);
+    const words b = swap_pairs((w[0] >> 4 & NIBBLES) | (w[1] & ~NIBBLES));
+    put(lane, (a & 0xffff) | b << 16);
+    put(lane + 64, a >> 16 | (b & 0xffff0000u));
+}
+
+/* Bits [at, at + n) of a stream of words, moved to bit `to`. */
+INLINE words stream_bits(const words *w, uint32_t at, uint32_t n, uint32_t to) {
+    const uint32_t i = at / 32, from = at % 32, mask = ((1u << n) - 1) << to;
+    words v = from > to ? w[i] >> (from - to) : w[i] << (to - from);
+    if (from + n > 32) v |= w[i + 1] << (32 - from + to);
+    return v & mask;
+}
+
+/* Code 8, minus zero, becomes 0 in every nibble: GGUF has no minus zero. */
 INLINE words no_minus_zero(words c) {
-    const words some = ((c ^ 8 * ONES) + NIBBLES) >> 4 & ONES;
-    return c & ((some << 4) - some);
+    return c & (((c & 0x77 * ONES) + 0x77 * ONES) | 0x77 * ONES);
 }
 
-/* Bits 0..3 of x to bit 0 of four bytes. */
-INLINE words spread_bits(words x) {
-    x = (x & 3) | (x << 14 & 0x30000u);
-    return (x | x << 7) & ONES;
+/* Bits 0..3 of x to bit 4 of four bytes. */
+INLINE words fifth_bits(words x) {
+    return (x & 15) * 0x02040810u & 0x10 * ONES;
 }
 
 /* ---- affine: two groups at a time, whose scales are neighbours ---- */
 
-/* The codes of a block at p, `bits` words of each row. No byte beyond them is read, nor before
- * them in the first block of a row. */
-INLINE void affine_codes(uint32_t bits, const uint8_t *p, size_t row, bool first, words c[8]) {
-    words w[8], v[4];
-    if (LANES == 1) {
-        memcpy(w, p, bits * 4);
-    } else if (bits < 4) {
-        if (first) {
-            load4(p, row, w);
-        } else {
-            load4(p + bits * 4 - 16, row, v);
-            for (uint32_t i = 0; i < bits; i++) w[i] = v[4 - bits + i];
-        }
-    } else {
-        load4(p, row, w);
-        load4(p + bits * 4 - 16, row, v);
-        for (uint32_t i = 4; i < bits; i++) w[i] = v[4 - bits + i];
-    }
-    for (uint32_t j = 0; j < 8; j++) {
-        const uint32_t at = j * 4 * bits, i = at / 32, shift = at % 32;
-        words x = w[i] >> shift;
-        if (shift + 4 * bits > 32) x |= w[i + 1] << (32 - shift);
-        c[j] = bits == 8 ? x : spread(x, bits);
-    }
+/* The words of two blocks at p, not a byte beyond them. */
+INLINE void load_pair(uint32_t bits, const uint8_t *p, size_t row, words *w) {
+    for (uint32_t i = 0; i + 4 <= 2 * bits; i += 4) load4(p + 4 * i, row, w + i);
+    if (bits % 2 != 0) load4(p + 8 * bits - 16, row, w + 2 * bits - 4);
 }
 
+/* Place a block of `bits` words. */
+INLINE void place_stream(uint32_t bits, const words *w, uint8_t *lane) {
+    const uint32_t one = (1u << bits) - 1;
+    words c[8];
+    switch (bits) {
+    case 2: place_pairs(lane, w); return;
+    case 4: place_nibbles(lane, w); return;
+    case 8: place(lane, 8, w); return;
+    default: break;
+    }
+    for (uint32_t j = 0; j < 8; j++) { /* two codes in each half, then one in each byte */
+        const uint32_t at = j * 4 * bits;
+        const words two =
+            stream_bits(w, at, 2 * bits, 0) | stream_bits(w, at + 2 * bits, 2 * bits, 16);
+        if (bits == 3) /* what is moved does not meet what is kept */
+            c[j] = (two | two << 5) & one * ONES;
+        else
+            c[j] = (two & (one | one << 16)) | (two << (8 - bits) & (one << 8 | one << 24));
+    }
+    place(lane, bits, c);
+}
+
+/* The scales, or the biases, of n groups, `stride` bytes apart. */
 INLINE void put_scales(const uint8_t *p, size_t row, cake_ftype type, uint32_t n, uint8_t *out,
                        size_t stride) {
     if (type == CAKE_F32) {
@@ -247,23 +302,38 @@ INLINE void affine(uint32_t bits, const cake_wspec *s, const cake_wstored *src, 
                    uint32_t row0, uint32_t rows) {
     const size_t row = cake_stored_row_bytes(s), fb = cake_ftype_bytes(s->ftype);
     const size_t scale_row = cake_stored_scale_row_bytes(s);
-    const size_t code_bytes = (size_t)s->group / 32 * bits * 64,
+    const uint32_t groups = s->k / s->group, per_group = s->group / 32;
+    const size_t code_bytes = (size_t)per_group * bits * 64,
                  group_bytes = code_bytes + 2 * CAKE_TILE_ROWS * fb;
-    const uint32_t groups = s->k / s->group;
     const uint8_t *w = (const uint8_t *)src->weight + row0 * row;
     const uint8_t *sc = (const uint8_t *)src->scales + row0 * scale_row;
     const uint8_t *bi = (const uint8_t *)src->biases + row0 * scale_row;
+    const uint8_t *next = w + CAKE_TILE_ROWS * row, *next_sc = sc + CAKE_TILE_ROWS * scale_row,
+                  *next_bi = bi + CAKE_TILE_ROWS * scale_row;
     uint8_t unit[2 * (4 * 8 * 64 + 2 * 64)] __attribute__((aligned(64)));
     memset(unit, 0, 2 * group_bytes);
     for (uint32_t g = 0; g < groups; g += 2, sc += 2 * fb, bi += 2 * fb) {
         const uint32_t n = groups - g < 2 ? 1 : 2;
-        for (uint32_t i = 0; i < n; i++)
-            for (uint32_t b = 0; b < s->group / 32; b++, w += bits * 4)
-                for (uint32_t r = 0; r < rows; r += LANES) {
-                    words c[8];
-                    affine_codes(bits, w + r * row, row, g + i + b == 0, c);
-                    place(unit + i * group_bytes + b * bits * 64 + r * 4, bits, c);
+        next = read_ahead(next, n * code_bytes);
+        next_sc = read_ahead(next_sc, n * CAKE_TILE_ROWS * fb);
+        next_bi = read_ahead(next_bi, n * CAKE_TILE_ROWS * fb);
+        for (uint32_t b = 0; b < n * per_group; b += 2, w += 2 * bits * 4) {
+            uint8_t *first = unit + b / per_group * group_bytes + b % per_group * bits * 64;
+            uint8_t *second = per_group == 1 ? first + group_bytes : first + bits * 64;
+            for (uint32_t r = 0; r < rows; r += LANES) {
+                words v[16];
+                if (b + 1 < n * per_group) {
+                    load_pair(bits, w + r * row, row, v);
+                    place_stream(bits, v + bits, second + r * 4);
+                } else { /* the last block of a row, alone: as the first of two, from a copy */
+                    uint8_t last[64 * LANES];
+                    for (size_t i = 0; i < LANES; i++)
+                        memcpy(last + i * 64, w + (r + i) * row, bits * 4);
+                    load_pair(bits, last, 64, v);
                 }
+                place_stream(bits, v, first + r * 4);
+            }
+        }
         for (uint32_t r = 0; r < rows; r += LANES) {
             uint8_t *to = unit + code_bytes + r * fb;
             put_scales(sc + r * scale_row, scale_row, s->ftype, n, to, group_bytes);
@@ -282,10 +352,12 @@ INLINE void dense(size_t fb, const cake_wspec *s, const cake_wstored *src, uint8
     enum { STRIP = 32 };
     const size_t row = s->k * fb;
     const uint8_t *w = (const uint8_t *)src->weight + row0 * row;
+    const uint8_t *next = w + CAKE_TILE_ROWS * row;
     uint8_t strip[STRIP * CAKE_TILE_ROWS * 4] __attribute__((aligned(64))) = {0};
     for (uint32_t k0 = 0; k0 < s->k; k0 += STRIP) {
         const uint32_t n = s->k - k0 < STRIP ? s->k - k0 : STRIP, per = 16 / (uint32_t)fb;
         const size_t column = CAKE_TILE_ROWS * fb;
+        next = read_ahead(next, n * column);
         if (n % 2 != 0) memset(strip + n * column, 0, column); /* a tile may end in padding */
         for (uint32_t r = 0; r < rows; r += LANES) {
             const uint8_t *from = w + r * row + k0 * fb;
@@ -333,7 +405,6 @@ INLINE void load_window(cake_packing p, bool gguf, const uint8_t *b, size_t row,
                         words w[24]) {
     switch (p) {
     case CAKE_PK_Q4_0: load4(b + 2, row, w); break;
-    case CAKE_PK_MXFP4_GGUF: load4(b + 1, row, w); break;
     case CAKE_PK_Q5_0: /* and the 32 high bits */
         load4(b, row, w + 4);
         load4(b + 6, row, w);
@@ -341,8 +412,13 @@ INLINE void load_window(cake_packing p, bool gguf, const uint8_t *b, size_t row,
         break;
     case CAKE_PK_Q8_0: load8(b + 2, row, w); break;
     case CAKE_PK_MXFP8: load8(b, row, w); break;
+    case CAKE_PK_MXFP4:
+    case CAKE_PK_MXFP4_GGUF:
     case CAKE_PK_NVFP4:
-    case CAKE_PK_MXFP4: load4(gguf ? b + 4 + 16 * h : b, row, w); break;
+        load4(p == CAKE_PK_MXFP4_GGUF ? b + 1 : gguf ? b + 4 + 16 * h : b, row, w);
+        for (uint32_t i = 0; i < 4; i++)
+            if (gguf || p == CAKE_PK_MXFP4_GGUF) w[i] = no_minus_zero(w[i]);
+        break;
     case CAKE_PK_Q2_K: load8(b + 16 + 8 * h, row, w); break;
     case CAKE_PK_Q3_K: load8(b + 32 + 8 * h, row, w); break;
     case CAKE_PK_Q4_K: load8(b + 16 + 16 * h, row, w); break;
@@ -354,18 +430,22 @@ INLINE void load_window(cake_packing p, bool gguf, const uint8_t *b, size_t row,
     }
 }
 
-/* The codes of block i of the window that w holds, which is block h of the stored one. `high` has
- * a bit of every code of the stored block. */
-INLINE void window_codes(cake_packing p, bool gguf, const words *w, const words *high, uint32_t i,
-                         uint32_t h, words c[8]) {
+/* Place block i of the window that w holds, which is block h of the stored one. `high` has a bit of
+ * every code of the stored block. */
+INLINE void place_block(cake_packing p, bool gguf, const words *w, const words *high, uint32_t i,
+                        uint32_t h, uint8_t *lane) {
+    words c[8];
+    if (p == CAKE_PK_MXFP4 || (p == CAKE_PK_NVFP4 && !gguf)) {
+        place_nibbles(lane, w);
+        return;
+    }
     switch (p) {
     case CAKE_PK_Q4_0:
     case CAKE_PK_Q5_0:
     case CAKE_PK_MXFP4_GGUF:
         for (uint32_t j = 0; j < 8; j++) {
             c[j] = w[j % 4] >> 4 * (j / 4) & NIBBLES;
-            if (p == CAKE_PK_Q5_0) c[j] |= spread_bits(w[4] >> 4 * j) << 4;
-            if (p == CAKE_PK_MXFP4_GGUF) c[j] = no_minus_zero(c[j]);
+            if (p == CAKE_PK_Q5_0) c[j] |= fifth_bits(w[4] >> 4 * j);
         }
         break;
     case CAKE_PK_Q8_0:
@@ -374,13 +454,8 @@ INLINE void window_codes(cake_packing p, bool gguf, const words *w, const words 
     case CAKE_PK_MXFP8:
         for (uint32_t j = 0; j < 8; j++) c[j] = w[j];
         break;
-    case CAKE_PK_NVFP4:
-    case CAKE_PK_MXFP4:
-        for (uint32_t j = 0; j < 8; j++)
-            if (gguf) /* halves of 16 columns, their low nibbles first */
-                c[j] = no_minus_zero(w[2 * (j / 4) + j % 2] >> 4 * (j / 2 % 2) & NIBBLES);
-            else /* columns in order */
-                c[j] = spread(w[j / 2] >> 16 * (j % 2), 4);
+    case CAKE_PK_NVFP4: /* halves of 16 columns, their low nibbles first */
+        for (uint32_t j = 0; j < 8; j++) c[j] = w[2 * (j / 4) + j % 2] >> 4 * (j / 2 % 2) & NIBBLES;
         break;
     case CAKE_PK_Q2_K:
         for (uint32_t j = 0; j < 8; j++) c[j] = w[j] >> 2 * i & PAIRS;
@@ -400,16 +475,12 @@ INLINE void window_codes(cake_packing p, bool gguf, const words *w, const words 
         for (uint32_t j = 0; j < 8; j++)
             c[j] = (w[i % 2 * 8 + j] >> 4 * (i / 2) & NIBBLES) | (w[16 + j] >> 2 * i & PAIRS) << 4;
     }
+    place(lane, cake_packing_get(p).bits, c);
 }
 
 /* Words 0..3 of the head of the formats whose six-bit values leave 32 bits over. */
 INLINE void put_head_words(uint8_t *lane, const words v[4], words spare) {
     for (uint32_t i = 0; i < 4; i++) put(lane + i * 64, v[i] | (spare << 2 * i & 0xc0 * ONES));
-}
-
-/* Scales of 16 columns in order to those of halves of blocks. */
-INLINE words swap_middle(words v) {
-    return (v & 0xff0000ffu) | (v & 0xff00u) << 8 | (v >> 8 & 0xff00u);
 }
 
 /* The head of a unit of the K formats, from stored block b. */
@@ -462,7 +533,7 @@ INLINE void put_scale_bytes(bool gguf, const uint8_t *p, size_t row, uint32_t n,
         memcpy(&v, some, sizeof v);
     }
     if (gguf) v = gguf_e4m3(v);
-    for (uint32_t i = 0; i < 4; i++) put_bytes(head + i * 16, v >> 8 * i);
+    put_bytes(head, v, 4);
 }
 
 INLINE void block(cake_packing p, bool gguf, const cake_wspec *s, const cake_wstored *src,
@@ -476,16 +547,20 @@ INLINE void block(cake_packing p, bool gguf, const cake_wspec *s, const cake_wst
     const uint8_t *weight = (const uint8_t *)src->weight + row0 * row;
     const uint8_t *scales = scale_row ? (const uint8_t *)src->scales + row0 * scale_row : NULL;
     const size_t per_group = p == CAKE_PK_NVFP4 ? 16 : 32;
-    uint8_t unit[320 + 8 * 6 * 64] __attribute__((aligned(64))) = {0};
+    const uint8_t *next = weight + CAKE_TILE_ROWS * row,
+                  *next_sc = scale_row ? scales + CAKE_TILE_ROWS * scale_row : NULL;
+    uint8_t unit[320 + 8 * 6 * 64] __attribute__((aligned(64)));
+    memset(unit, 0, rows < CAKE_TILE_ROWS ? sizeof unit : f.head);
     for (uint32_t h0 = 0; h0 < blocks; h0 += f.unit) {
         const uint32_t len = blocks - h0 < f.unit ? blocks - h0 : f.unit;
         if (len < f.unit) memset(unit, 0, f.head);
+        next = read_ahead(next, len * CAKE_TILE_ROWS * stored_bytes / per_stored);
+        if (scale_row) next_sc = read_ahead(next_sc, len * CAKE_TILE_ROWS * 32 / per_group);
         for (uint32_t r = 0; r < rows; r += LANES) {
             const uint8_t *w = weight + r * row;
             words high[8];
             if (cake_pk_super(p)) {
                 const uint8_t *b = w + h0 / 8 * stored_bytes;
-                put_super(p, b, row, unit, r);
                 if (p == CAKE_PK_Q3_K || p == CAKE_PK_Q5_K)
                     load8(p == CAKE_PK_Q3_K ? b : b + 16, row, high);
             } else if (scale_row) {
@@ -499,7 +574,7 @@ INLINE void block(cake_packing p, bool gguf, const cake_wspec *s, const cake_wst
                 const uint32_t h = h0 + b, in_stored = h % per_stored;
                 const uint8_t *from = w + h / per_stored * stored_bytes;
                 uint8_t last[16 * LANES];
-                words v[24], c[8];
+                words v[24];
                 if (p == CAKE_PK_NVFP4 && !gguf && s->k - h * 32 < 32) { /* half a block */
                     memset(last, 0, sizeof last);
                     for (size_t i = 0; i < LANES; i++) memcpy(last + i * 16, from + i * row, 8);
@@ -511,16 +586,17 @@ INLINE void block(cake_packing p, bool gguf, const cake_wspec *s, const cake_wst
                     words first[4];
                     load4(from, row, first);
                     if (p == CAKE_PK_MXFP4_GGUF)
-                        put_bytes(unit + b * 16 + r, first[0]);
+                        put_bytes(unit + b * 16 + r, first[0], 1);
                     else
                         put_halves(unit + (b * 16 + r) * 2, first[0]);
                 }
                 CAKE_UNROLL(4)
-                for (uint32_t i = 0; i < window; i++) {
-                    window_codes(p, gguf, v, high, i, in_stored + i, c);
-                    place(unit + f.head + (b + i) * f.bits * 64 + r * 4, f.bits, c);
-                }
+                for (uint32_t i = 0; i < window; i++)
+                    place_block(p, gguf, v, high, i, in_stored + i,
+                                unit + f.head + (b + i) * f.bits * 64 + r * 4);
             }
+            /* Last, for where its bytes are those at the end: memory is read as it lies. */
+            if (cake_pk_super(p)) put_super(p, w + h0 / 8 * stored_bytes, row, unit, r);
         }
         stream(out, unit, f.head + (size_t)len * f.bits * 64);
         out += f.head + (size_t)len * f.bits * 64;
@@ -534,14 +610,15 @@ INLINE void min_block(cake_packing p, const cake_wspec *s, const cake_wstored *s
     const uint32_t bits = cake_packing_get(p).bits;
     const size_t row = cake_stored_row_bytes(s), stored_bytes = bits * 4 + 4;
     const uint8_t *w = (const uint8_t *)src->weight + row0 * row;
+    const uint8_t *next = w + CAKE_TILE_ROWS * row;
     uint8_t unit[5 * 64 + 64] __attribute__((aligned(64))) = {0};
     for (uint32_t g = 0; g < s->k / 32; g++, w += stored_bytes, out += bits * 64 + 64) {
+        next = read_ahead(next, CAKE_TILE_ROWS * stored_bytes);
         for (uint32_t r = 0; r < rows; r += LANES) {
             const uint8_t *from = w + r * row;
-            words v[24], c[8], first[4];
+            words v[24], first[4];
             load_window(p, false, from + 2, row, 0, v);
-            window_codes(p, false, v, NULL, 0, 0, c);
-            place(unit + r * 4, bits, c);
+            place_block(p, false, v, NULL, 0, 0, unit + r * 4);
             load4(from, row, first);
             put_halves(unit + bits * 64 + r * 2, first[0]);
             put_halves(unit + bits * 64 + 32 + r * 2, first[0] >> 16);
