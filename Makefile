@@ -25,6 +25,7 @@ ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 ifeq ($(ARCH),x86_64)
 ISA_avx2   := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+ISA_avx512vbmi := $(ISA_avx512) -mavx512vbmi
 else ifeq ($(ARCH),aarch64)
 ISA_neon   := -march=armv8.2-a+dotprod+fp16
 endif

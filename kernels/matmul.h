@@ -56,17 +56,19 @@
  *     acc = fma(s, f, acc);  acc = fma(b, sum32 or sum64 of the unit, acc)
  *   block and fp, per block h, ascending; D0, D1 = exact integer sums of c * q over the first and
  *   the last 16 columns; c = code less 8 (q4_0), 16 (q5_0), 128 (q8_0), 4 (q3_k), 32 (q6_k), twice
- *   the E2M1 value (mxfp4, nvfp4), else the code; S0, S1 = sums of q:
+ *   the E2M1 value (mxfp4, nvfp4), 512 times the E4M3 value (mxfp8), else the code; S0, S1 = sums
+ *   of q:
  *     q4_0 q5_0 q8_0    acc = fma(d, scale[h] * (float)(D0 + D1), acc)
- *     mxfp4             the same with d = half the scale
+ *     mxfp4, mxfp8      the same with d = the scale / 2, / 512
  *     nvfp4             s0, s1 = half the scales; f = s0 * (float)D0; f = fma(s1, (float)D1, f);
  *                       acc = fma(scale[h], f, acc)
  *     the K formats     f = fma(scale[h], (float)(sc0*D0 + sc1*D1), f), from 0 in each unit;
  *       q2_k            g = fma(scale[h], (float)-(mn0*S0 + mn1*S1), g)
  *       q4_k q5_k       g = fma(sum32[h], (float)-mn, g)
  *       after block 7   acc = fma(d, f, acc); where there are mins acc = fma(dmin, g, acc)
- *     Every integer is below 2^24, hence exact as f32 too.
- *   dense, mxfp8 (whose E4M3 elements fit no int8), and affine, block and fp in f32 mode:
+ *     Every integer is below 2^24, hence exact as f32 too; only those of mxfp8, which are below
+ *     2^30, are rounded to f32, half to even.
+ *   dense, and affine, block and fp in f32 mode:
  *     activations stay f32; w is what codec.h decodes (affine: s*q + b, product rounded, then sum
  *     rounded); part[k % 4] = fma(w[k], x[k], part[k % 4]) for ascending k;
  *     y = (part[0] + part[1]) + (part[2] + part[3])
@@ -163,7 +165,7 @@ void cake_act_init(cake_act *a, void *scratch, const float *x, size_t ldx, uint3
                    uint32_t n_tok);
 
 /* Quantize tokens [tok_begin, tok_end). All tokens must be done before an int8 matmul uses them;
- * not needed for dense weights, mxfp8 or f32 mode. */
+ * not needed for dense weights or f32 mode. */
 void cake_act_quantize(cake_act *a, uint32_t tok_begin, uint32_t tok_end);
 
 /* Per-thread scratch of cake_matmul(): a constant, 64-byte aligned by the caller. */

@@ -360,7 +360,7 @@ static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y
                    uint32_t tile_begin, uint32_t tile_end, void *scratch) {
     const cake_wspec view = cake_as_affine(&w->spec), *s = &view;
     const size_t tile_bytes = cake_packed_tile_bytes(s);
-    const bool f32 = f32_mode || cake_always_f32(s), block = s->kind != CAKE_W_AFFINE;
+    const bool f32 = f32_mode || s->kind == CAKE_W_DENSE, block = s->kind != CAKE_W_AFFINE;
     tile_fn *fn = f32 || block ? NULL : tile_fns[s->bits][s->group != 32];
     cake_block_tile *block_fn = !f32 && block ? cake_block_tiles_avx2[cake_packing_of(s)] : NULL;
     float *acc = scratch, *panel = acc + CAKE_MM_ACC_FLOATS;

@@ -32,6 +32,14 @@ INLINE __m256 load_floats(const void *p, cake_ftype t) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
+/* 8 E8M0 scales. */
+INLINE __m256 e8m0(const uint8_t *bytes) {
+    const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)bytes));
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(_mm256_slli_epi32(e, 23),
+                                                  _mm256_set1_epi32(0x00400000),
+                                                  _mm256_cmpeq_epi32(e, _mm256_setzero_si256())));
+}
+
 /* x >> shift in every byte, then & mask. */
 INLINE __m256i field(__m256i x, int shift, int mask) {
     if (shift) x = _mm256_srli_epi16(x, shift);

@@ -249,7 +249,7 @@ static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y
                    uint32_t tile_begin, uint32_t tile_end, void *scratch) {
     const cake_wspec view = cake_as_affine(&w->spec), *s = &view;
     const size_t tile_bytes = cake_packed_tile_bytes(s);
-    const bool f32 = f32_mode || cake_always_f32(s), block = s->kind != CAKE_W_AFFINE;
+    const bool f32 = f32_mode || s->kind == CAKE_W_DENSE, block = s->kind != CAKE_W_AFFINE;
     tile_fn *fn = f32 || block ? NULL : tile_fns[s->bits][s->group != 32];
     cake_block_tile *block_fn = !f32 && block ? cake_block_tiles_avx512[cake_packing_of(s)] : NULL;
     float *acc = scratch, *panel = acc + CAKE_MM_ACC_FLOATS;
@@ -260,9 +260,7 @@ static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y
             float *out = y + (size_t)tok0 * ldy + (size_t)t * 16;
             /* rows of y lie far apart: have their lines ready when the sums are */
             for (uint32_t i = 0; i < n; i++) _mm_prefetch(out + i * ldy, _MM_HINT_T0);
-            if (a->n_tok == 1 && s->kind == CAKE_W_FP && s->fp == CAKE_FP_MXFP8)
-                cake_mxfp8_one_avx512(s, p, a->x, acc);
-            else if (f32)
+            if (f32)
                 tile_f32(s, p, a, tok0, n, acc, panel);
             else if (block_fn)
                 block_fn(s, p, a, tok0, n, acc, panel);

@@ -29,6 +29,13 @@ INLINE __m512 load_floats(const void *p, cake_ftype t) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 
+/* 16 E8M0 scales. */
+INLINE __m512 e8m0(const uint8_t *bytes) {
+    const __m512i e = _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(const void *)bytes));
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(
+        _mm512_slli_epi32(e, 23), _mm512_testn_epi32_mask(e, e), _mm512_set1_epi32(0x00400000)));
+}
+
 /* x >> shift in every byte, then & mask. (On Zen 4 and, or and shifts leave the multipliers alone,
  * ternary logic does not.) */
 INLINE __m512i field(__m512i x, unsigned shift, int mask) {

@@ -23,7 +23,7 @@ typedef enum {
     CAKE_PK_COUNT
 } cake_packing;
 
-/* X for each of them that is multiplied as integers: all but MXFP8. */
+/* X for each of them but MXFP8, whose integers are too wide for one byte: matmul_fp8_<isa>.c. */
 #define CAKE_INT_PACKINGS(X)                                                                       \
     X(Q4_0) X(Q5_0) X(Q8_0) X(MXFP4) X(MXFP4_GGUF) X(NVFP4) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)
 
@@ -100,11 +100,6 @@ static inline cake_wspec cake_as_affine(const cake_wspec *s) {
     return v;
 }
 
-/* Is it multiplied in f32 whatever the mode? */
-static inline bool cake_always_f32(const cake_wspec *s) {
-    return s->kind == CAKE_W_DENSE || (s->kind == CAKE_W_FP && s->fp == CAKE_FP_MXFP8);
-}
-
 static inline size_t cake_packing_tile_bytes(const cake_wspec *s) {
     const cake_packing_info f = cake_packing_get(cake_packing_of(s));
     const size_t blocks = ((size_t)s->k + 31) / 32;
@@ -113,6 +108,11 @@ static inline size_t cake_packing_tile_bytes(const cake_wspec *s) {
 
 /* Twice the E2M1 values, and 16 more: never negative. */
 #define CAKE_E2M1_TABLE 16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4
+
+/* The value of an E8M0 scale byte; 255 is infinite. */
+static inline float cake_e8m0(uint32_t e) {
+    return cake_bits_f32(e == 0 ? 0x00400000u : e << 23);
+}
 
 /* Half the value of an E8M0 scale byte. */
 static inline float cake_half_e8m0(uint32_t e, bool infinite) {
@@ -124,6 +124,10 @@ static inline float cake_half_e8m0(uint32_t e, bool infinite) {
 static inline float cake_e4m3_times(uint32_t e, float unit) {
     return cake_f16_f32((uint16_t)((e & 0x80) << 8 | (e & 0x7f) << 7)) * unit;
 }
+
+/* 512 times the value of an E4M3 code but for its sign: m << s, s = 0..14, m below 16, and not
+ * below 8 where s is not 0. At most 15 << 14. */
+#define CAKE_E4M3_512(code) ((code) < 16 ? (code) : (8 + (code) % 8) << ((code) / 8 - 1))
 
 /* The head of a unit of the K formats, of one row. */
 typedef struct {
@@ -183,11 +187,12 @@ typedef void cake_block_tile(const cake_wspec *s, const uint8_t *tile, const cak
                              uint32_t tok0, uint32_t n, float *acc, float *panel);
 cake_block_tile cake_block_tile_scalar;
 #if defined(__x86_64__)
-void cake_mxfp8_one_avx512(const cake_wspec *s, const uint8_t *tile, const float *x, float out[16]);
-/* By packing; none for mxfp8. */
+cake_block_tile cake_fp8_tile_avx2, cake_fp8_tile_avx512vbmi;
+/* By packing. */
 extern cake_block_tile *const cake_block_tiles_avx2[CAKE_PK_COUNT];
 extern cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT];
 #elif defined(__aarch64__)
+cake_block_tile cake_fp8_tile_neon;
 extern cake_block_tile *const cake_block_tiles_neon[CAKE_PK_COUNT];
 #endif
 

@@ -421,17 +421,13 @@ INLINE void expand_mxfp8(const uint8_t *w, uint32_t h0, uint32_t blocks, float *
     for (uint32_t b = 0; b < blocks; b++, out += 32 * 16) {
         if (b > 0 && b % 4 == 0) w += 64 + 4 * 512;
         for (int half = 0; half < 2; half++) {
-            const __m256i e = _mm256_cvtepu8_epi32(
-                _mm_loadl_epi64((const __m128i *)(const void *)(w + b % 4 * 16 + half * 8)));
-            const __m256i scale =
-                _mm256_blendv_epi8(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(0x00400000),
-                                   _mm256_cmpeq_epi32(e, _mm256_setzero_si256()));
+            const __m256 scale = e8m0(w + b % 4 * 16 + half * 8);
             const uint8_t *c = w + 64 + b % 4 * 512 + half * 32;
             for (int j = 0; j < 8; j++) {
                 const __m256i x = load256(c + j * 64);
                 for (int t = 0; t < 4; t++)
                     _mm256_store_ps(out + (j * 4 + t) * 16 + half * 8,
-                                    _mm256_mul_ps(e4m3(x, t), _mm256_castsi256_ps(scale)));
+                                    _mm256_mul_ps(e4m3(x, t), scale));
             }
         }
     }
@@ -497,5 +493,6 @@ cake_block_tile *const cake_block_tiles_avx2[CAKE_PK_COUNT] = {
 #define ENTRY(name) [CAKE_PK_##name] = tile_##name,
     CAKE_INT_PACKINGS(ENTRY)
 #undef ENTRY
+        [CAKE_PK_MXFP8] = cake_fp8_tile_avx2,
 };
 #endif

@@ -390,13 +390,6 @@ INLINE void float_scales(cake_packing p, const head *u, unsigned b, __m512 s[2],
     for (int i = 0; i < 2; i++) s[i] = _mm512_mul_ps(u->d, s[i]);
 }
 
-/* 16 E8M0 scales. */
-INLINE __m512 e8m0(const uint8_t *bytes) {
-    const __m512i e = _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(const void *)bytes));
-    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(
-        _mm512_slli_epi32(e, 23), _mm512_testn_epi32_mask(e, e), _mm512_set1_epi32(0x00400000)));
-}
-
 INLINE void expand_mxfp8(const uint8_t *w, uint32_t h0, uint32_t blocks, float *out) {
     w += (size_t)(h0 / 4) * (64 + 4 * 512);
     for (uint32_t b = 0; b < blocks; b++) {
@@ -410,28 +403,6 @@ INLINE void expand_mxfp8(const uint8_t *w, uint32_t h0, uint32_t blocks, float *
                 _mm512_store_ps(out, _mm512_mul_ps(e4m3(x, t), scale));
         }
     }
-}
-
-/* One token of one tile of mxfp8: the sums of f32 mode, without a way through memory. */
-void cake_mxfp8_one_avx512(const cake_wspec *s, const uint8_t *w, const float *x, float out[16]) {
-    __m512 part[4];
-    for (int t = 0; t < 4; t++) part[t] = _mm512_setzero_ps();
-    for (uint32_t h = 0; h < s->k / 32;) {
-        const uint8_t *scales = w;
-        w += 64;
-        for (uint32_t b = 0; b < 4 && h < s->k / 32; b++, h++, w += 512) {
-            const __m512 scale = e8m0(scales + b * 16);
-            for (int j = 0; j < 8; j++, x += 4) {
-                const __m512i c = load512(w + j * 64);
-                CAKE_UNROLL(4)
-                for (unsigned t = 0; t < 4; t++)
-                    part[t] = _mm512_fmadd_ps(_mm512_mul_ps(e4m3(c, t), scale), bcast_float(x + t),
-                                              part[t]);
-            }
-        }
-    }
-    _mm512_store_ps(
-        out, _mm512_add_ps(_mm512_add_ps(part[0], part[1]), _mm512_add_ps(part[2], part[3])));
 }
 
 /* Blocks [h0, h0 + blocks) of a tile, h0 at the start of a unit, to f32 [column][16]. Minus zeros
@@ -484,9 +455,18 @@ void cake_block_expand_avx512(const cake_wspec *s, const uint8_t *tile, uint32_t
     }
 CAKE_INT_PACKINGS(TILE_FN)
 
+static void tile_mxfp8(const cake_wspec *s, const uint8_t *w, const cake_act *a, uint32_t tok0,
+                       uint32_t n, float *acc, float *panel) {
+    if (__builtin_cpu_supports("avx512vbmi"))
+        cake_fp8_tile_avx512vbmi(s, w, a, tok0, n, acc, panel);
+    else
+        cake_fp8_tile_avx2(s, w, a, tok0, n, acc, panel);
+}
+
 cake_block_tile *const cake_block_tiles_avx512[CAKE_PK_COUNT] = {
 #define ENTRY(name) [CAKE_PK_##name] = tile_##name,
     CAKE_INT_PACKINGS(ENTRY)
 #undef ENTRY
+        [CAKE_PK_MXFP8] = tile_mxfp8,
 };
 #endif

@@ -181,5 +181,6 @@ cake_block_tile *const cake_block_tiles_neon[CAKE_PK_COUNT] = {
 #define ENTRY(name) [CAKE_PK_##name] = tile_##name,
     CAKE_INT_PACKINGS(ENTRY)
 #undef ENTRY
+        [CAKE_PK_MXFP8] = cake_fp8_tile_neon,
 };
 #endif

@@ -17,16 +17,23 @@ static void block_ints(cake_packing p, const uint8_t *unit, uint32_t b, uint32_t
     uint8_t code[32];
     cake_block_codes(unit + f.head + (size_t)b * f.bits * 64, f.bits, row, code);
     const bool table = cake_pk_e2m1(p);
-    for (uint32_t i = 0; i < 32; i++) w[i] = (table ? e2m1_plus_16[code[i]] : code[i]) - f.zero;
+    for (uint32_t i = 0; i < 32; i++) {
+        if (p == CAKE_PK_MXFP8) {
+            const int m = CAKE_E4M3_512(code[i] & 127);
+            w[i] = code[i] & 128 ? -m : m;
+        } else {
+            w[i] = (table ? e2m1_plus_16[code[i]] : code[i]) - f.zero;
+        }
+    }
 }
 
 /* Scale of the 16 columns j of block b in a unit of the formats that are no K format. */
 static float small_scale(cake_packing p, const uint8_t *unit, uint32_t b, uint32_t j,
                          uint32_t row) {
     switch (p) {
-    case CAKE_PK_MXFP4:
-    case CAKE_PK_MXFP8: return cake_half_e8m0(unit[b * 16 + row], true);
+    case CAKE_PK_MXFP4: return cake_half_e8m0(unit[b * 16 + row], true);
     case CAKE_PK_MXFP4_GGUF: return cake_half_e8m0(unit[b * 16 + row], false);
+    case CAKE_PK_MXFP8: return cake_e8m0(unit[b * 16 + row]) * 0x1p-9f;
     case CAKE_PK_NVFP4: return cake_e4m3_times(unit[(b * 2 + j) * 16 + row], 0x1p7f);
     default: return cake_load_ftype(unit, b * 16 + row, CAKE_F16);
     }
@@ -39,8 +46,7 @@ void cake_block_weights(const cake_wspec *s, const uint8_t *tile, uint32_t h, ui
     const uint8_t *unit = unit_of(cake_packing_get(p), tile, h, &b);
     if (p == CAKE_PK_MXFP8) { /* the scale itself: twice its half would overflow once too often */
         uint8_t code[32];
-        uint32_t e = unit[b * 16 + row];
-        float scale = cake_bits_f32(e == 0 ? 0x00400000u : e << 23);
+        const float scale = cake_e8m0(unit[b * 16 + row]);
         cake_block_codes(unit + 64 + (size_t)b * 512, 8, row, code);
         for (uint32_t i = 0; i < 32; i++) w[i] = cake_e4m3_times(code[i], 0x1p8f) * scale;
         return;

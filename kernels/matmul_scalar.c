@@ -125,7 +125,7 @@ static void matmul(const cake_mat *w, const cake_act *a, bool f32_mode, float *y
         uint32_t rows = s->n - t * 16 < 16 ? s->n - t * 16 : 16;
         for (uint32_t tok = 0; tok < a->n_tok; tok++) {
             float acc[16];
-            if (f32_mode || cake_always_f32(s))
+            if (f32_mode || s->kind == CAKE_W_DENSE)
                 f32_tile(s, p, a->x + (size_t)tok * a->ldx, acc);
             else if (s->kind != CAKE_W_AFFINE)
                 cake_block_tile_scalar(s, p, a, tok, 1, acc, NULL);

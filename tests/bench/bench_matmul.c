@@ -291,7 +291,7 @@ int main(int argc, char **argv) {
     for (size_t f = 0; f < sizeof formats / sizeof *formats; f++) {
         if (want_format && strcmp(want_format, formats[f].name) != 0) continue;
         const cake_wspec *s = &formats[f].spec;
-        bool dense = s->kind == CAKE_W_DENSE || (s->kind == CAKE_W_FP && s->fp == CAKE_FP_MXFP8);
+        bool dense = s->kind == CAKE_W_DENSE;
         fill_weights(s);
         for (int isa = CAKE_ISA_COUNT - 1; isa > 0; isa--) {
             const cake_matmul_ops *ops = cake_matmul_for((cake_isa)isa);

@@ -20,7 +20,7 @@ objects=
 for f in kernels/cpu.c kernels/codec_decode.c kernels/codec_fp.c kernels/pack*.c kernels/matmul*.c tests/tools/matmul_digest.c; do
     isa=
     case $f in
-    *_avx2.c | *_avx512.c) continue ;;
+    *_avx2.c | *_avx512.c | *_avx512vbmi.c) continue ;;
     *_neon.c) isa="-march=armv8.2-a+dotprod+fp16" ;;
     esac
     o=$tmp/$(basename "$f" .c).o

@@ -155,7 +155,7 @@ static void test_block_f64(void **state) {
                     double y = 0, mag = 0;
                     for (uint32_t k = 0; k < s.k; k++) {
                         double x = (double)a.act.x[t * a.act.ldx + k];
-                        if (!f32 && !(s.kind == CAKE_W_FP && s.fp == CAKE_FP_MXFP8))
+                        if (!f32)
                             x = (double)a.act.scale[k / 32 * 3 + t] *
                                 a.act.q[((size_t)(k / 64) * 3 + t) * 64 + k % 64];
                         y += (double)w[k] * x;
@@ -298,6 +298,38 @@ static void test_block_extremes(void **state) {
                 md_act_free(&a);
                 md_free(&m);
             }
+}
+
+/* Every E8M0 scale byte from the smallest to infinity, and NaN activations: one 1.0 per row times
+ * 127 is exact. */
+static void test_e8m0(void **state) {
+    (void)state;
+    static const struct {
+        cake_fp_mode mode;
+        uint8_t one;
+    } modes[] = {{CAKE_FP_MXFP4, 2}, {CAKE_FP_MXFP8, 0x38}};
+    for (size_t i = 0; i < COUNT(modes); i++) {
+        enum { N = 256, K = 32, TOKENS = 5 };
+        md_matrix m = md_new(MD_FP(modes[i].mode, N, K));
+        const size_t row_bytes = cake_stored_row_bytes(&m.spec);
+        memset(m.weight, 0, row_bytes * N);
+        for (size_t r = 0; r < N; r++)
+            m.weight[r * row_bytes] = modes[i].one, m.scales[r] = (uint8_t)r;
+        free(m.packed);
+        md_pack(&m);
+        float x[TOKENS * K] = {0};
+        for (size_t t = 0; t < TOKENS; t++) x[t * K] = t == 1 ? NAN : 127;
+        for (uint32_t t = 0; t < TOKENS; t++)
+            for (uint32_t r = 0; r < N; r++) {
+                float w[K];
+                md_row(&m, r, w);
+                reference[t * N + r] = w[0] * x[t * K];
+            }
+        for (int isa = 0; isa < CAKE_ISA_COUNT; isa++)
+            for (uint32_t n = 1; n <= TOKENS && cake_matmul_for((cake_isa)isa); n += 4)
+                check_isa(&m, x, K, n, false, (cake_isa)isa);
+        md_free(&m);
+    }
 }
 
 /* Every tile range gives the same rows and touches no others; no tokens writes nothing. */
@@ -453,6 +485,7 @@ int main(void) {
         cmocka_unit_test(test_tile_splits), cmocka_unit_test(test_act_quantize),
         cmocka_unit_test(test_nonfinite),   cmocka_unit_test(test_block_isas),
         cmocka_unit_test(test_block_f64),   cmocka_unit_test(test_block_extremes),
+        cmocka_unit_test(test_e8m0),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -49,12 +49,12 @@ size_t cake_moe_scratch_layout(cake_moe_scratch *s, const cake_model_config *c, 
     return at;
 }
 
-/* What a product may read of its activations (of the fp modes one reads f32, the others int8). */
-static bool int8(const cake_wspec *s, bool f32_mode) {
-    return !f32_mode && s->kind != CAKE_W_DENSE;
-}
+/* What a product reads of its activations. */
 static bool f32(const cake_wspec *s, bool f32_mode) {
-    return f32_mode || s->kind == CAKE_W_DENSE || s->kind == CAKE_W_FP;
+    return f32_mode || s->kind == CAKE_W_DENSE;
+}
+static bool int8(const cake_wspec *s, bool f32_mode) {
+    return !f32(s, f32_mode);
 }
 
 bool cake_moe_wants_int8(const cake_moe_weights *w, bool f32_mode) {
