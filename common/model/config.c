@@ -21,6 +21,7 @@ static const struct {
     {"qwen2_moe", "Qwen2MoeForCausalLM", 0, CAKE_FAMILY_QWEN2_MOE, 32768},
     {"qwen3_moe", "Qwen3MoeForCausalLM", 0, CAKE_FAMILY_QWEN3_MOE, 32768},
     {"mixtral", "MixtralForCausalLM", 1e6, CAKE_FAMILY_MIXTRAL, 131072},
+    {"gemma", "GemmaForCausalLM", 10000, CAKE_FAMILY_GEMMA, 8192},
     {"gemma2", "Gemma2ForCausalLM", 10000, CAKE_FAMILY_GEMMA2, 8192},
     {"gemma3_text", "Gemma3ForCausalLM", 1e6, CAKE_FAMILY_GEMMA3, 131072},
 };
@@ -38,11 +39,15 @@ static bool is_gemma2(cake_family f) {
     return f == CAKE_FAMILY_GEMMA2;
 }
 static bool is_gemma(cake_family f) {
-    return f == CAKE_FAMILY_GEMMA2 || f == CAKE_FAMILY_GEMMA3;
+    return f == CAKE_FAMILY_GEMMA || f == CAKE_FAMILY_GEMMA2 || f == CAKE_FAMILY_GEMMA3;
+}
+
+static bool has_post_norms(cake_family f) {
+    return is_gemma(f) && f != CAKE_FAMILY_GEMMA;
 }
 
 #define SUPPORTED_FAMILIES                                                                         \
-    "this build runs dense llama, mistral, qwen2, qwen3, gemma2 and gemma3 models and the "        \
+    "this build runs dense llama, mistral, qwen2, qwen3, gemma, gemma2 and gemma3 models and the " \
     "mixtures of experts qwen2_moe, qwen3_moe and mixtral"
 
 /* Fields that change the maths of some model: absent, null or neutral, or we do not know the model.
@@ -83,8 +88,8 @@ static bool is_known(cake_family f, const char *key) {
     } of[] = {{"num_experts", is_mixture},
               {"num_local_experts", is_mixture},
               {"attn_logit_softcapping", is_gemma2},
-              {"final_logit_softcapping", is_gemma},
-              {"query_pre_attn_scalar", is_gemma}};
+              {"final_logit_softcapping", has_post_norms},
+              {"query_pre_attn_scalar", has_post_norms}};
     for (size_t i = 0; i < sizeof of / sizeof *of; i++)
         if (strcmp(of[i].key, key) == 0) return of[i].has(f);
     return false;
@@ -254,7 +259,12 @@ static cake_status gemma(cake_model_config *c, json_object *o, cake_error *err) 
     memcpy(&bits, &root, sizeof bits);
     bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
     memcpy(&c->embed_scale, &bits, sizeof bits);
-    c->post_norms = c->norm_add_one = true;
+    c->norm_add_one = true;
+    if ((st = cake_json_bool(o, CAKE_CONFIG_NORM_ADD_ONE, false, &c->norm_add_one, err)) != CAKE_OK)
+        return st;
+    c->norm_one_added = !c->norm_add_one;
+    if (!has_post_norms(c->family)) return CAKE_OK;
+    c->post_norms = true;
     c->query_scalar = 256;
     if (is_gemma2(c->family)) {
         /* null: none; absent: these */
@@ -264,11 +274,9 @@ static cake_status gemma(cake_model_config *c, json_object *o, cake_error *err) 
     if ((st = cake_json_double(o, "query_pre_attn_scalar", false, 1e-3, 1e6, &c->query_scalar,
                                err)) != CAKE_OK ||
         (st = cake_json_double(o, "attn_logit_softcapping", false, 0, 1e6, &c->attn_softcap,
-                               err)) != CAKE_OK ||
-        (st = cake_json_double(o, "final_logit_softcapping", false, 0, 1e6, &c->logit_softcap,
                                err)) != CAKE_OK)
         return st;
-    return cake_json_bool(o, CAKE_CONFIG_NORM_ADD_ONE, false, &c->norm_add_one, err);
+    return cake_json_double(o, "final_logit_softcapping", false, 0, 1e6, &c->logit_softcap, err);
 }
 
 /* Which layers have experts: those of the step, without the listed ones (7.3). */

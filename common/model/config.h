@@ -14,6 +14,7 @@ typedef enum {
     CAKE_FAMILY_QWEN2_MOE,
     CAKE_FAMILY_QWEN3_MOE,
     CAKE_FAMILY_MIXTRAL,
+    CAKE_FAMILY_GEMMA,
     CAKE_FAMILY_GEMMA2,
     CAKE_FAMILY_GEMMA3, /* the text model, alone or within one that sees ("gemma3") */
 } cake_family;
@@ -62,11 +63,12 @@ typedef struct {
     uint32_t ff; /* width of the dense feed-forward; 0 when every layer has experts */
     uint32_t max_positions;
     double norm_eps;
-    bool norm_add_one; /* 1 + w multiplies where w is stored (Gemma; its GGUF files store 1 + w) */
-    bool post_norms;   /* also after attention and feed-forward, before they are added */
-    bool gelu;         /* the feed-forward's gate is gelu_tanh, else silu */
-    float embed_scale; /* of the rows that come out of the embedding; 1 but for Gemma */
-    double query_scalar;                 /* scores are q k / its root; head_dim but for Gemma */
+    bool norm_add_one;   /* 1 + w multiplies where w is stored (Gemma) */
+    bool norm_one_added; /* or 1 + w is stored (Gemma in GGUF) */
+    bool post_norms;     /* also after attention and feed-forward, before they are added */
+    bool gelu;           /* the feed-forward's gate is gelu_tanh, else silu */
+    float embed_scale;   /* of the rows that come out of the embedding; 1 but for Gemma */
+    double query_scalar; /* scores are q k / its root; head_dim but for Gemma */
     double attn_softcap, logit_softcap;  /* c tanh(x / c) of scores and of logits; 0: none */
     bool q_bias, k_bias, v_bias, o_bias; /* additive biases of the attention projections */
     bool mlp_bias;                       /* of gate, up and down */
@@ -94,11 +96,6 @@ static inline bool cake_config_has_experts(const cake_model_config *c, uint32_t 
 /* Is the attention of layer i limited to a window? */
 static inline bool cake_config_is_sliding(const cake_model_config *c, uint32_t i) {
     return c->sliding[i / 64] >> (i % 64) & 1;
-}
-
-/* Are the norms stored with the 1 added? */
-static inline bool cake_config_one_added(const cake_model_config *c) {
-    return c->post_norms && !c->norm_add_one;
 }
 
 /* text[0..len): a config.json. CAKE_EFORMAT: malformed or out of range; CAKE_EUNSUPPORTED: another

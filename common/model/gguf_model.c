@@ -15,8 +15,10 @@ static const struct arch {
     const char *name, *model_type, *class;
     bool permuted; /* q and k rows lie as adjacent-pair rope wants them */
     bool moe;
-    bool norm_topk;         /* what llama.cpp does for the architecture */
-    uint32_t pattern, wide; /* Gemma: every how manieth layer sees all; layers of its 27B model */
+    bool norm_topk; /* what llama.cpp does for the architecture */
+    bool gemma;
+    uint32_t pattern,
+        wide; /* Gemma 2, 3: every how manieth layer sees all; layers of the 27B model */
 } arch_table[] = {
     /* llama with experts is Mixtral, the entry after it */
     {"llama", "llama", "LlamaForCausalLM", .permuted = true},
@@ -25,8 +27,9 @@ static const struct arch {
     {"qwen3", "qwen3", "Qwen3ForCausalLM", .moe = false},
     {"qwen2moe", "qwen2_moe", "Qwen2MoeForCausalLM", .moe = true},
     {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", .moe = true, .norm_topk = true},
-    {"gemma2", "gemma2", "Gemma2ForCausalLM", .pattern = 2, .wide = 46},
-    {"gemma3", "gemma3_text", "Gemma3ForCausalLM", .pattern = 6, .wide = 62},
+    {"gemma", "gemma", "GemmaForCausalLM", .gemma = true},
+    {"gemma2", "gemma2", "Gemma2ForCausalLM", .gemma = true, .pattern = 2, .wide = 46},
+    {"gemma3", "gemma3_text", "Gemma3ForCausalLM", .gemma = true, .pattern = 6, .wide = 62},
 };
 enum { N_ARCHS = sizeof arch_table / sizeof *arch_table };
 
@@ -305,7 +308,7 @@ static cake_status choose_arch(builder *b) {
     if (!b->arch)
         return cake_fail(b->err, CAKE_EUNSUPPORTED,
                          "%s: architecture '%.*s' is not supported; llama, qwen2, qwen3, "
-                         "qwen2moe, qwen3moe, gemma2 and gemma3 are",
+                         "qwen2moe, qwen3moe, gemma, gemma2 and gemma3 are",
                          b->g->what, (int)s.n, s.s);
     uint64_t n_experts = 0;
     if ((st = get_uint(b, "expert_count", false, 1 << 20, &n_experts)) != CAKE_OK) return st;
@@ -357,7 +360,7 @@ static cake_status sizes(builder *b) {
     put_uint(b, "head_dim", head);
     put_uint(b, "max_position_embeddings", context);
     put(b, "rms_norm_eps", number(eps));
-    put(b, "hidden_act", json_object_new_string(b->arch->pattern ? "gelu_pytorch_tanh" : "silu"));
+    put(b, "hidden_act", json_object_new_string(b->arch->gemma ? "gelu_pytorch_tanh" : "silu"));
     uint64_t vocab = 0;
     const cake_gguf_tensor *embed = find_tensor(b, "token_embd.weight", NULL);
     if (embed) vocab = embed->dims[1];
@@ -384,6 +387,7 @@ static cake_status gemma(builder *b) {
     uint64_t window = is_gemma2(b) ? 4096 : 0, pattern = 0, layers = 0, hidden = 0, heads = 0;
     double attn = is_gemma2(b) ? 50 : 0, final = is_gemma2(b) ? 30 : 0, local = 10000;
     cake_status st;
+    if (b->arch->gemma) put(b, CAKE_CONFIG_NORM_ADD_ONE, json_object_new_boolean(false));
     if (!b->arch->pattern) return CAKE_OK;
     if ((st = get_uint(b, "attention.sliding_window", false, 1u << 30, &window)) != CAKE_OK ||
         (st = window_pattern(b, &pattern)) != CAKE_OK ||
@@ -408,7 +412,6 @@ static cake_status gemma(builder *b) {
     /* No key says by what scores are divided. */
     bool wide = layers == b->arch->wide && heads;
     put_uint(b, "query_pre_attn_scalar", wide ? hidden / heads : b->head_dim);
-    put(b, CAKE_CONFIG_NORM_ADD_ONE, json_object_new_boolean(false));
     return CAKE_OK;
 }
 

@@ -4,9 +4,9 @@
  * that layout, planner, bundles and workers see one more mlx-kquant checkpoint.
  *
  * Architectures: llama (Llama, Mistral, Mixtral and what else is stored so), qwen2, qwen3,
- * qwen2moe, qwen3moe, gemma2, gemma3. Gemma's norms stay as they are stored, with the 1 added, and
- * the config says so. What is not understood (another architecture, a tensor or rope_freqs of
- * another kind, a key that changes the maths) is an error that names it. */
+ * qwen2moe, qwen3moe, gemma, gemma2, gemma3. Gemma's norms stay as they are stored, with the 1
+ * added, and the config says so. What is not understood (another architecture, a tensor or
+ * rope_freqs of another kind, a key that changes the maths) is an error that names it. */
 #ifndef CAKE_COMMON_MODEL_GGUF_MODEL_H
 #define CAKE_COMMON_MODEL_GGUF_MODEL_H
 

@@ -467,7 +467,7 @@ static cake_status read_source(job *j, cake_error *err) {
                          q->model);
     st = cake_source_new(&j->weights, j->model.checkpoint, j->model.config.quant,
                          j->model.layout->tied, true, err);
-    if (st == CAKE_OK && cake_config_one_added(&j->model.config)) cake_source_take_one(j->weights);
+    if (st == CAKE_OK && j->model.config.norm_one_added) cake_source_take_one(j->weights);
     cake_recipe_request request = q->recipe;
     request.model_type = j->model.config.model_type;
     if (st == CAKE_OK) st = cake_recipe_new(&j->recipe, &request, err);

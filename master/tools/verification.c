@@ -385,7 +385,7 @@ cake_status cake_verify_against(cake_verification *v, const char *a, const char 
         if (st == CAKE_OK)
             st = cake_source_new(&s[i], m[i].checkpoint, m[i].config.quant, m[i].layout->tied, true,
                                  err);
-        if (st == CAKE_OK && cake_config_one_added(&m[i].config)) cake_source_take_one(s[i]);
+        if (st == CAKE_OK && m[i].config.norm_one_added) cake_source_take_one(s[i]);
     }
     if (st != CAKE_OK) goto out;
     uint64_t total = 0, done = 0;

@@ -227,11 +227,12 @@ class Model:
     def __init__(self, folder):
         with open(os.path.join(folder, "config.json")) as f:
             c = self.config = text_config(json.load(f))
-        if c["model_type"] not in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "mixtral", "gemma2", "gemma3_text"):
+        if c["model_type"] not in ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "mixtral", "gemma", "gemma2", "gemma3_text"):
             raise SystemExit(f"forward.py: model_type {c['model_type']} is not covered here")
         self.w = Weights(folder, c)
         self.prefix = "language_model." if any(n.startswith("language_model.") for n in self.w.where) else ""
         self.gemma = c["model_type"].startswith("gemma")
+        self.post_norms = self.gemma and c["model_type"] != "gemma"
         self.layers = c["num_hidden_layers"]
         self.heads = c["num_attention_heads"]
         self.kv_heads = c.get("num_key_value_heads") or self.heads
@@ -244,14 +245,14 @@ class Model:
         if tied is None:
             tied = self.prefix + "lm_head.weight" not in self.w
         self.head = self.prefix + ("model.embed_tokens" if tied else "lm_head")
-        self.scale = (c.get("query_pre_attn_scalar", 256) if self.gemma else self.head_dim) ** -0.5
+        self.scale = (c.get("query_pre_attn_scalar", 256) if self.post_norms else self.head_dim) ** -0.5
         second = c["model_type"] == "gemma2"
         self.attn_cap = c.get("attn_logit_softcapping", 50.0) if second else None
         self.logit_cap = c.get("final_logit_softcapping", 30.0 if second else None)
         self.sliding = [t == "sliding_attention" for t in c.get("layer_types") or []]
         if not self.sliding:
             pattern = 2 if second else c.get("sliding_window_pattern", 6)
-            self.sliding = [self.gemma and (i + 1) % pattern != 0 for i in range(self.layers)]
+            self.sliding = [self.post_norms and (i + 1) % pattern != 0 for i in range(self.layers)]
 
     def linear(self, x, path):
         y = x @ self.w.matrix(path).T
@@ -337,7 +338,7 @@ class Model:
         for i in range(self.layers):
             p = f"{self.prefix}model.layers.{i}."
             a = self.attention(self.norm(x, p + "input_layernorm"), p + "self_attn.", self.sliding[i])
-            if self.gemma:
+            if self.post_norms:
                 x = x + self.norm(a, p + "post_attention_layernorm")
                 h = self.feed_forward(self.norm(x, p + "pre_feedforward_layernorm"), p + "mlp.")
                 x = x + self.norm(h, p + "post_feedforward_layernorm")

@@ -20,7 +20,7 @@ import numpy as np
 import forward
 
 ARCH = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
-        "gemma2": "gemma2", "gemma3_text": "gemma3"}
+        "gemma": "gemma", "gemma2": "gemma2", "gemma3_text": "gemma3"}
 F = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16, "bf16": gguf.GGMLQuantizationType.BF16}
 
 
@@ -65,7 +65,7 @@ def add_config(w, c, arch, tensors):
             w.add_expert_shared_feed_forward_length(c["shared_expert_intermediate_size"])
         if "norm_topk_prob" in c:
             w.add_expert_weights_norm(c["norm_topk_prob"])
-    if arch.startswith("gemma"):
+    if arch in ("gemma2", "gemma3"):
         w.add_sliding_window(c["sliding_window"])
         if c.get("attn_logit_softcapping"):
             w.add_attn_logit_softcapping(c["attn_logit_softcapping"])

@@ -154,6 +154,9 @@ def cases():
     quant("qwen3moe-8l-4bit-g32", qwen3_moe(**{**eight, "mlp_only_layers": [3], "head_dim": 24}), "bf16", 4, 32, prompt=150,
           tokenizer=True, overrides=gates8)
 
+    # mlx-lm takes another gelu here
+    plain("gemma-bf16", {**llama(architectures=["GemmaForCausalLM"], model_type="gemma", hidden_act="gelu_pytorch_tanh", hidden_size=96,
+                                 head_dim=32, rms_norm_eps=1e-6, tie_word_embeddings=True)}, "bf16", not_mlx=True)
     # sliding windows, soft caps, norms after each half of a layer, two kinds of rope
     plain("gemma2-bf16", gemma2(query_pre_attn_scalar=32), "bf16", not_mlx=True)  # mlx-lm knows no window here
     quant("gemma2-4bit-g32", gemma2(hidden_size=64, sliding_window=4096, attn_logit_softcapping=50.0, final_logit_softcapping=30.0), "bf16", 4, 32)
@@ -249,7 +252,7 @@ def random_weights(config, seed):
             norm(p + "self_attn.q_norm", d)
             norm(p + "self_attn.k_norm", d)
         norm(p + "post_attention_layernorm", h)
-        if gemma:
+        if gemma and config["model_type"] != "gemma":
             norm(p + "pre_feedforward_layernorm", h)
             norm(p + "post_feedforward_layernorm", h)
         if config["model_type"] == "mixtral":

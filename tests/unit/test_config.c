@@ -240,6 +240,7 @@ static void test_windows(void **state) {
             "layer 1 attends to a window, and \"sliding_window\"");
 }
 
+#define GEMMA(x)  "{\"model_type\":\"gemma\"," BASE x "}"
 #define GEMMA2(x) "{\"model_type\":\"gemma2\"," BASE x "}"
 #define GEMMA3(x) "{\"model_type\":\"gemma3_text\",\"sliding_window\":512," BASE x "}"
 #define SEES(top, text)                                                                            \
@@ -248,7 +249,16 @@ static void test_windows(void **state) {
     "\"num_hidden_layers\":34" text "}}"
 static void test_gemma(void **state) {
     (void)state;
-    cake_model_config c = parse_ok(GEMMA2(""));
+    cake_model_config c = parse_ok(GEMMA(",\"hidden_act\":\"gelu\",\"head_dim\":16,"
+                                         "\"hidden_activation\":\"gelu_pytorch_tanh\""));
+    assert_int_equal(c.family, CAKE_FAMILY_GEMMA);
+    assert_true(c.norm_add_one && !c.norm_one_added && !c.post_norms && c.gelu && !c.qk_norm);
+    assert_true(c.query_scalar == 16 && c.embed_scale == 8 && c.tie == -1 && c.window == 0);
+    assert_true(c.attn_softcap == 0 && c.logit_softcap == 0 && c.rope.theta == 10000);
+    cake_config_deinit(&c);
+    refused(GEMMA(",\"hidden_act\":\"gelu\""), CAKE_EUNSUPPORTED, "only gelu_pytorch_tanh");
+    refused(GEMMA(",\"final_logit_softcapping\":30"), CAKE_EUNSUPPORTED, "final_logit_softcapping");
+    c = parse_ok(GEMMA2(""));
     assert_int_equal(c.family, CAKE_FAMILY_GEMMA2);
     assert_true(c.norm_add_one && c.post_norms && c.gelu && !c.qk_norm && !c.q_bias);
     assert_true(c.head_dim == 256 && c.tie == -1 && c.embed_scale == 8 && c.query_scalar == 256);
@@ -260,7 +270,7 @@ static void test_gemma(void **state) {
     c = parse_ok(GEMMA2(",\"attn_logit_softcapping\":null,\"final_logit_softcapping\":20.5,"
                         "\"query_pre_attn_scalar\":144,\"head_dim\":128,\"norm_add_one\":false"));
     assert_true(c.attn_softcap == 0 && c.logit_softcap == 20.5 && c.query_scalar == 144);
-    assert_true(c.head_dim == 128 && !c.norm_add_one && c.post_norms);
+    assert_true(c.head_dim == 128 && !c.norm_add_one && c.norm_one_added && c.post_norms);
     cake_config_deinit(&c);
 
     c = parse_ok(GEMMA3(",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0},"

@@ -460,10 +460,10 @@ static void kv_config(gguf_file *f, const opened *o, const char *arch) {
 }
 
 static const char *arch_of(const opened *o) {
-    static const char *const pairs[][2] = {{"llama", "llama"},        {"mixtral", "llama"},
-                                           {"qwen2", "qwen2"},        {"qwen3", "qwen3"},
-                                           {"qwen2_moe", "qwen2moe"}, {"qwen3_moe", "qwen3moe"},
-                                           {"gemma2", "gemma2"},      {"gemma3_text", "gemma3"}};
+    static const char *const pairs[][2] = {
+        {"llama", "llama"}, {"mixtral", "llama"},      {"qwen2", "qwen2"},
+        {"qwen3", "qwen3"}, {"qwen2_moe", "qwen2moe"}, {"qwen3_moe", "qwen3moe"},
+        {"gemma", "gemma"}, {"gemma2", "gemma2"},      {"gemma3_text", "gemma3"}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (strcmp(o->config.model_type, pairs[i][0]) == 0) return pairs[i][1];
     fail_msg("no architecture for %s", o->config.model_type);
@@ -542,8 +542,8 @@ static void test_families(void **state) {
                                         "qwen3-yarn-bf16",     "kquant-super-blocks",
                                         "kquant-small-blocks", "mixtral-bf16",
                                         "qwen2moe-bf16",       "qwen2moe-norm-dense-f32",
-                                        "qwen3moe-f16",        "gemma2-bf16",
-                                        "gemma3-untied-f16"};
+                                        "qwen3moe-f16",        "gemma-bf16",
+                                        "gemma2-bf16",         "gemma3-untied-f16"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) same_as_folder(names[i], 1);
 }
 
