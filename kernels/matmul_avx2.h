@@ -50,51 +50,44 @@ INLINE __m256i or3(__m256i a, __m256i b, __m256i c) {
     return _mm256_or_si256(_mm256_or_si256(a, b), c);
 }
 
-/* Expand eight rows of one block, v points at the half: c[j] has the codes of columns 4j to 4j + 3
- * as bytes. Of 8 bits: c[j] has those of columns 4j and 4j + 2 as 16 bits, c[j + 8] the others. */
-INLINE void load_block(const uint8_t *v, int bits, __m256i *c) {
-    __m256i x[8];
-#pragma GCC unroll 8
+/* Eight rows of one block as packed, v points at the half. */
+INLINE void load_lines(const uint8_t *v, int bits, __m256i *x) {
+    CAKE_UNROLL(8)
     for (int i = 0; i < bits; i++) {
         x[i] = load256(v + 64 * i);
         /* One load per vector, in order: not one per use, and as the prefetcher likes it. */
         __asm__ volatile("" : "+x"(x[i]), "+r"(v));
     }
+}
+
+/* The codes of columns 4j to 4j + 3 as bytes. Of 8 bits: those of columns 4j and 4j + 2 as 16 bits,
+ * with j + 8 the others. */
+INLINE __m256i unpack(const __m256i *x, int bits, int j) {
     switch (bits) {
-    case 2:
-#pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) c[j] = field(x[j & 1], 2 * (j >> 1), 3);
-        break;
+    case 2: return field(x[j & 1], 2 * (j >> 1), 3);
     case 3:
-#pragma GCC unroll 6
-        for (int j = 0; j < 6; j++) c[j] = field(x[j % 3], j / 3 * 3, 7);
-        c[6] = _mm256_or_si256(field(x[0], 6, 3), field(x[2], 4, 4));
-        c[7] = _mm256_or_si256(field(x[1], 6, 3), field(x[2], 5, 4));
-        break;
-    case 4:
-#pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) c[j] = field(x[j & 3], 4 * (j >> 2), 15);
-        break;
+        if (j < 6) return field(x[j % 3], j / 3 * 3, 7);
+        return _mm256_or_si256(field(x[j - 6], 6, 3), field(x[2], j - 2, 4));
+    case 4: return field(x[j & 3], 4 * (j >> 2), 15);
     case 5:
-#pragma GCC unroll 5
-        for (int j = 0; j < 5; j++) c[j] = field(x[j], 0, 31);
-        c[5] = _mm256_or_si256(field(x[0], 5, 7), field(x[3], 2, 24));
-        c[6] = _mm256_or_si256(field(x[1], 5, 7), field(x[4], 2, 24));
-        c[7] = or3(field(x[2], 5, 7), field(x[3], 4, 8), field(x[4], 3, 16));
-        break;
+        if (j < 5) return field(x[j], 0, 31);
+        if (j < 7) return _mm256_or_si256(field(x[j - 5], 5, 7), field(x[j - 2], 2, 24));
+        return or3(field(x[2], 5, 7), field(x[3], 4, 8), field(x[4], 3, 16));
     case 6:
-#pragma GCC unroll 6
-        for (int j = 0; j < 6; j++) c[j] = field(x[j], 0, 63);
-        c[6] = or3(field(x[0], 6, 3), field(x[1], 4, 12), field(x[2], 2, 48));
-        c[7] = or3(field(x[3], 6, 3), field(x[4], 4, 12), field(x[5], 2, 48));
-        break;
+        if (j < 6) return field(x[j], 0, 63);
+        x += j == 6 ? 0 : 3;
+        return or3(field(x[0], 6, 3), field(x[1], 4, 12), field(x[2], 2, 48));
     default:
-#pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) {
-            c[j] = _mm256_and_si256(x[j], _mm256_set1_epi16(255));
-            c[j + 8] = _mm256_srli_epi16(x[j], 8);
-        }
+        if (j < 8) return _mm256_and_si256(x[j], _mm256_set1_epi16(255));
+        return _mm256_srli_epi16(x[j - 8], 8);
     }
+}
+
+/* All codes of eight rows of one block: 8 vectors, or 16 where they have 8 bits. */
+INLINE void load_block(const uint8_t *v, int bits, __m256i *c) {
+    __m256i x[8];
+    load_lines(v, bits, x);
+    for (int j = 0; j < (bits == 8 ? 16 : 8); j++) c[j] = unpack(x, bits, j);
 }
 
 /* 32 activations as 16 bits, in the order of 8-bit codes. */

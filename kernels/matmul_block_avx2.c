@@ -20,9 +20,11 @@ INLINE __m256 bcast_float(const float *p) {
     return _mm256_broadcast_ss(p);
 }
 
-/* The low halves of a and b side by side in every lane. */
-INLINE __m256i pair16(__m256i a, __m256i b) {
-    return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa);
+/* The low halves of two integers side by side in every lane. */
+INLINE __m256i low_halves(const int32_t *p) {
+    int64_t both;
+    memcpy(&both, p, 8);
+    return _mm256_shuffle_epi8(_mm256_set1_epi64x(both), _mm256_set1_epi32(0x05040100));
 }
 
 /* Half of each of 8 E8M0 scales: cake_half_e8m0(). */
@@ -70,10 +72,9 @@ INLINE void load_super(cake_packing p, const uint8_t *u, int half, __m256 *d, __
     *dmin = _mm256_cvtph_ps(_mm256_extracti128_si256(w, 1));
 }
 
-/* Bytes i and j of every lane, each as 16 bits: below zeros, or (`top`) above them. */
-INLINE __m256i bytes_twice(__m256i x, unsigned i, unsigned j, bool top) {
-    const uint32_t none = 0x80, lane = top ? none | i << 8 | none << 16 | j << 24
-                                           : i | none << 8 | j << 16 | none << 24;
+/* Byte i of every lane twice as 16 bits: below zeros, or (`top`) above them. */
+INLINE __m256i bytes_twice(__m256i x, unsigned i, bool top) {
+    const uint32_t lane = (i << 8 * top | 0x80u << 8 * !top) * 0x10001u;
     const uint32_t next = 0x04040404;
     return _mm256_shuffle_epi8(
         x, _mm256_broadcastsi128_si256(_mm_setr_epi32(
@@ -82,8 +83,8 @@ INLINE __m256i bytes_twice(__m256i x, unsigned i, unsigned j, bool top) {
 
 /* What block b of a unit is multiplied with, eight rows:
  *   q4_k, q5_k: its scale twice as 16 bits, the min as f32; q2_k, q3_k, q6_k: each scale twice,
- * then a pair of what the sums of q are multiplied with (mins or both scales); else scales as f32
- */
+ * then a pair of what the sums of q are multiplied with (mins or both scales), all times 256 in
+ * q3_k; else scales as f32 */
 INLINE void block_scales(cake_packing p, const uint8_t *u, unsigned b, int half, __m256i v[3]) {
     __m256i x;
     v[1] = v[2] = _mm256_setzero_si256();
@@ -112,28 +113,30 @@ INLINE void block_scales(cake_packing p, const uint8_t *u, unsigned b, int half,
     default: break;
     }
     x = load256(u + b / 2 * 64 + half * 32);
-    v[0] = bytes_twice(x, b % 2, b % 2, p == CAKE_PK_Q6_K);
-    v[1] = bytes_twice(x, b % 2 + 2, b % 2 + 2, p == CAKE_PK_Q6_K);
-    v[2] = bytes_twice(x, b % 2, b % 2 + 2, p == CAKE_PK_Q6_K);
-    for (int i = 0; i < 3; i++) switch (p) {
-        case CAKE_PK_Q2_K:
-            v[i] =
-                i == 2 ? _mm256_srli_epi16(v[i], 4) : _mm256_and_si256(v[i], _mm256_set1_epi16(15));
-            break;
-        case CAKE_PK_Q3_K:
-            v[i] = _mm256_and_si256(v[i], _mm256_set1_epi16(63));
-            v[i] = _mm256_sub_epi16(v[i], _mm256_set1_epi16(32));
-            break;
-        default: v[i] = _mm256_srai_epi16(v[i], 8);
-        }
+    if (p == CAKE_PK_Q2_K) {
+        v[2] = _mm256_srli_epi16(x, b % 2 ? 12 : 4);
+        if (b % 2 == 0) v[2] = _mm256_and_si256(v[2], _mm256_set1_epi16(15));
+        x = field(x, 0, 15);
+    } else {
+        if (p == CAKE_PK_Q3_K) x = _mm256_sub_epi8(field(x, 0, 63), _mm256_set1_epi8(32));
+        v[2] = _mm256_slli_epi16(x, 8);
+        if (b % 2) v[2] = _mm256_and_si256(x, _mm256_set1_epi16((short)0xff00));
+    }
+    v[0] = bytes_twice(x, b % 2, p != CAKE_PK_Q2_K);
+    v[1] = bytes_twice(x, b % 2 + 2, p != CAKE_PK_Q2_K);
+    for (int i = 0; i < 3 && p == CAKE_PK_Q6_K; i++) v[i] = _mm256_srai_epi16(v[i], 8);
+}
+
+/* Codes as they are multiplied: of mxfp4 and nvfp4 what they stand for. */
+INLINE __m256i from_table(cake_packing p, __m256i c) {
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(CAKE_E2M1_TABLE));
+    return cake_pk_e2m1(p) ? _mm256_shuffle_epi8(table, c) : c;
 }
 
 /* Eight rows of one block: 8 vectors of codes, or 16 where they have 8 bits. */
 INLINE void load_codes(cake_packing p, const uint8_t *v, __m256i *c) {
     load_block(v, cake_packing_get(p).bits, c);
-    if (!cake_pk_e2m1(p)) return;
-    const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(CAKE_E2M1_TABLE));
-    for (int j = 0; j < 8; j++) c[j] = _mm256_shuffle_epi8(table, c[j]);
+    for (int j = 0; j < 8; j++) c[j] = from_table(p, c[j]);
 }
 
 /* 8-bit codes, widened, have room for a sign. */
@@ -150,11 +153,12 @@ INLINE int steps_that_fit(cake_packing p) {
     return bits == 6 ? 2 : bits == 5 || cake_pk_e2m1(p) || !cake_pk_whole(p) ? 4 : 8;
 }
 
-/* Integer sums of nt tokens and nh halves, c[j * nh + half], v[half]: plain, or in the K formats
- * times their scales. e: the last 16 columns of nvfp4. */
-INLINE void dot_block(cake_packing p, int nt, int nh, const __m256i *c, const int8_t *q,
-                      __m256i v[][3], __m256i *d, __m256i *e) {
-    const int fit = steps_that_fit(p);
+/* Integer sums of nt tokens and nh halves, v[half]: plain, or in the K formats times their scales.
+ * c[j * nh + half] are codes, or (`packed`) c[half * bits ..] lines. e: the last 16 columns of
+ * nvfp4. */
+INLINE void dot_block(cake_packing p, bool packed, int nt, int nh, const __m256i *c,
+                      const int8_t *q, __m256i v[][3], __m256i *d, __m256i *e) {
+    const int fit = steps_that_fit(p), bits = cake_packing_get(p).bits;
     const __m256i ones = _mm256_set1_epi16(1);
     for (int i = 0; i < nt * nh; i++) d[i] = e[i] = _mm256_setzero_si256();
     CAKE_UNROLL(4)
@@ -167,7 +171,9 @@ INLINE void dot_block(cake_packing p, int nt, int nh, const __m256i *c, const in
             CAKE_UNROLL(2)
             for (int k = 0; k < nh; k++) {
                 const int i = t * nh + k;
-                const __m256i m = _mm256_maddubs_epi16(c[j * nh + k], x);
+                const __m256i code =
+                    packed ? from_table(p, unpack(c + k * bits, bits, j)) : c[j * nh + k];
+                const __m256i m = _mm256_maddubs_epi16(code, x);
                 sum[i] = j == j0 ? m : _mm256_add_epi16(sum[i], m);
                 __asm__("" : "+x"(sum[i])); /* no trees of sums, which would all be spilled */
             }
@@ -201,14 +207,16 @@ INLINE void end_unit(cake_packing p, __m256 d, __m256 dmin, sums *s) {
 INLINE void add_block(cake_packing p, int nh, int shift, const __m256i *d, const __m256i *e,
                       __m256i v[][3], const float *scale, const float *sum32, const int32_t *neg16,
                       sums *s) {
-    const __m256 x = bcast_float(scale);
+    __m256 x = bcast_float(scale);
+    /* as the scales of q3_k are times 256; exact: x is 0, NaN or above 2^-107 */
+    if (p == CAKE_PK_Q3_K) x = _mm256_mul_ps(x, _mm256_set1_ps(1.0f / 256));
     __m256i neg0 = _mm256_setzero_si256(), neg1 = neg0;
-    if (shift || p == CAKE_PK_Q2_K)
+    if (shift && !cake_pk_super(p))
         neg0 = _mm256_set1_epi32(neg16[0]), neg1 = _mm256_set1_epi32(neg16[1]);
     if (p == CAKE_PK_NVFP4)
         neg0 = _mm256_slli_epi32(neg0, shift), neg1 = _mm256_slli_epi32(neg1, shift);
-    else if (cake_pk_super(p))
-        neg0 = pair16(neg0, neg1);
+    else if (cake_pk_super(p) && p != CAKE_PK_Q4_K && p != CAKE_PK_Q5_K)
+        neg0 = _mm256_slli_epi16(low_halves(neg16), p == CAKE_PK_Q3_K ? shift : 0);
     else
         neg0 = _mm256_slli_epi32(_mm256_add_epi32(neg0, neg1), shift);
     for (int k = 0; k < nh; k++) {
@@ -232,7 +240,7 @@ INLINE void add_block(cake_packing p, int nh, int shift, const __m256i *d, const
             if (p == CAKE_PK_Q2_K)
                 s[k].g = _mm256_fmadd_ps(x, to_float(m), s[k].g);
             else
-                sum = _mm256_add_epi32(sum, _mm256_slli_epi32(m, shift));
+                sum = _mm256_add_epi32(sum, _mm256_slli_epi32(m, p == CAKE_PK_Q3_K ? 0 : shift));
         }
         s[k].f = _mm256_fmadd_ps(x, to_float(sum), s[k].f);
     }
@@ -258,15 +266,22 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
             if (!cake_pk_super(p) && h == blocks) break;
             __m256i v[2][3], d[2], e[2];
             int16_t wide[32] __attribute__((aligned(32)));
+            __m256i x[8];
+            block_scales(p, u, b, 0, v[0]), block_scales(p, u, b, 1, v[1]);
             if (info.bits == 8) widen_act(q, wide), dot_bytes(w, wide, d);
-            for (int half = 0; half < 2; half++) {
-                __m256i c[16];
-                block_scales(p, u, b, half, v[half]);
-                if (info.bits == 8) continue;
-                load_codes(p, w + half * 32, c);
-                /* broadcast again for each half: kept, they would all be spilled */
+            /* Both halves at once, unpacked when needed: all stays in registers; with more bits
+             * there are too few, and a broadcast for each half is cheaper than spilling. */
+            if (info.bits <= 4) {
+                load_lines(w, info.bits, x), load_lines(w + 32, info.bits, x + info.bits);
+                dot_block(p, true, 1, 2, x, q, v, d, e);
+            }
+            for (int half = 0; half < 2 && (info.bits == 5 || info.bits == 6); half++) {
+                if (info.bits == 5)
+                    load_lines(w + half * 32, 5, x);
+                else
+                    load_block(w + half * 32, 6, x);
                 __asm__ volatile("" : "+r"(q));
-                dot_block(p, 1, 1, c, q, &v[half], &d[half], &e[half]);
+                dot_block(p, info.bits == 5, 1, 1, x, q, &v[half], &d[half], &e[half]);
             }
             add_block(p, 2, (int)cake_pk_zero_shift(p), d, e, v, a->scale + h, a->sum32 + h,
                       a->neg16 + h * 2, s);
@@ -347,7 +362,7 @@ INLINE void some_tokens(cake_packing p, int nt, panel_of *w, uint32_t h0, uint32
                 widen_act(act_block(a, h + 1, tok + i), words[(b + 1) % 2][i]);
             dot_words(nt, w->codes[b], words[b % 2][0], 32, d);
         } else {
-            dot_block(p, nt, 2, w->codes[b][0], q, w->scales[b], d, e);
+            dot_block(p, false, nt, 2, w->codes[b][0], q, w->scales[b], d, e);
         }
         for (int i = 0; i < nt; i++)
             add_block(p, 2, wide ? 0 : (int)cake_pk_zero_shift(p), d + 2 * i, e + 2 * i,
@@ -409,7 +424,7 @@ INLINE void float_scales(cake_packing p, const uint8_t *u, unsigned b, int half,
         v[1] = v[0];
     }
     for (int i = 0; i < 2; i++) {
-        s[i] = _mm256_mul_ps(d, to_float(_mm256_srai_epi32(v[i], 16)));
+        s[i] = _mm256_mul_ps(d, to_float(_mm256_srai_epi32(v[i], p == CAKE_PK_Q3_K ? 24 : 16)));
         if (p != CAKE_PK_Q2_K) continue;
         const __m256i mn = _mm256_srai_epi32(_mm256_slli_epi32(v[2], 16 - 16 * i), 16);
         m[i] = _mm256_mul_ps(dmin, to_float(mn));
