@@ -412,7 +412,7 @@ cake_status cake_server_send(cake_server *s, const cake_peer *to, cake_msg *m, c
 
 struct cake_client {
     cake_net *net;
-    void *socket, *monitor;
+    void *socket, *monitor; /* monitor NULL: inproc, of which there is nothing to tell */
     char *address;
     bool inproc, monitored;
     cake_link_state state;
@@ -427,6 +427,27 @@ const char *cake_link_state_name(cake_link_state s) {
     return (unsigned)s <= CAKE_LINK_LOST ? names[s] : "?";
 }
 
+/* Let libzmq tell what becomes of the connection. */
+static cake_status watch(cake_client *c, cake_error *err) {
+    char name[64];
+    int zero = 0;
+    snprintf(name, sizeof name, "inproc://cake.monitor.%u",
+             atomic_fetch_add(&c->net->next_monitor, 1));
+    c->monitor = zmq_socket(c->net->zmq, ZMQ_PAIR);
+    if (!c->monitor || zmq_setsockopt(c->monitor, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
+        zmq_socket_monitor(c->socket, name,
+                           ZMQ_EVENT_CONNECTED | ZMQ_EVENT_CONNECT_RETRIED | ZMQ_EVENT_CLOSED |
+                               ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) != 0)
+        return cake_fail(err, CAKE_ENOMEM, "cannot make a socket monitor: %s", zmq_strerror(errno));
+    c->monitored = true;
+    if (zmq_connect(c->monitor, name) != 0)
+        return cake_fail(err, CAKE_ENOMEM, "cannot watch a socket: %s", zmq_strerror(errno));
+    return CAKE_OK;
+}
+
 cake_status cake_client_open(cake_client **out, cake_net *n, cake_link_role as, const char *address,
                              cake_error *err) {
     if (as != CAKE_LINK_ROLE_MASTER && as != CAKE_LINK_ROLE_PEER)
@@ -436,29 +457,13 @@ cake_status cake_client_open(cake_client **out, cake_net *n, cake_link_role as, 
     c->inproc = is_inproc(address);
     c->address = cake_strdup(address);
     int v6;
-    char name[64], *endpoint = endpoint_of(address, false, &v6, err);
+    char *endpoint = endpoint_of(address, false, &v6, err);
     cake_status st = endpoint ? net_socket(n, ZMQ_DEALER, &c->socket, err) : CAKE_EINVAL;
     if (st != CAKE_OK) goto out;
-    int one = 1, zero = 0;
-    snprintf(name, sizeof name, "inproc://cake.monitor.%u", atomic_fetch_add(&n->next_monitor, 1));
-    c->monitor = zmq_socket(n->zmq, ZMQ_PAIR);
-    if (!c->monitor || zmq_setsockopt(c->monitor, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
-        zmq_socket_monitor(c->socket, name,
-                           ZMQ_EVENT_CONNECTED | ZMQ_EVENT_CONNECT_RETRIED | ZMQ_EVENT_CLOSED |
-                               ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED |
-                               ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
-                               ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
-                               ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) != 0) {
-        st = cake_fail(err, CAKE_ENOMEM, "cannot make a socket monitor: %s", zmq_strerror(errno));
-        goto out;
-    }
-    c->monitored = true;
-    if (zmq_connect(c->monitor, name) != 0) {
-        st = cake_fail(err, CAKE_ENOMEM, "cannot watch a socket: %s", zmq_strerror(errno));
-        goto out;
-    }
+    int one = 1;
     if (!c->inproc) {
-        st = net_secure_client(n, c->socket, as, err);
+        st = watch(c, err);
+        if (st == CAKE_OK) st = net_secure_client(n, c->socket, as, err);
         if (st != CAKE_OK) goto out;
         /* Nothing is queued for a peer that is not there, and nothing queued survives a reconnect:
          * messages belong to a conversation, not to an address. */
@@ -575,7 +580,8 @@ static void client_event(cake_client *c, uint16_t event, uint32_t value) {
 cake_link_state cake_client_state(cake_client *c, cake_error *why) {
     uint16_t event;
     uint32_t value;
-    while (net_monitor_read(c->monitor, &event, &value)) client_event(c, event, value);
+    while (c->monitor && net_monitor_read(c->monitor, &event, &value))
+        client_event(c, event, value);
     if (why && c->state != CAKE_LINK_READY && c->state != CAKE_LINK_CONNECTING) *why = c->why;
     return c->state;
 }

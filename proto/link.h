@@ -89,7 +89,7 @@ cake_status cake_client_open(cake_client **out, cake_net *n, cake_link_role as, 
 void cake_client_close(cake_client *c);
 /* Sockets for zmq_poll (ZMQ_POLLIN): messages, and state changes. */
 void *cake_client_socket(cake_client *c);
-void *cake_client_monitor(cake_client *c);
+void *cake_client_monitor(cake_client *c); /* NULL for inproc:// */
 /* Read pending state changes and return the state; why (may be NULL) gets a sentence for REFUSED,
  * UNREACHABLE and LOST. Never blocks. */
 cake_link_state cake_client_state(cake_client *c, cake_error *why);

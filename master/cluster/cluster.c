@@ -239,8 +239,8 @@ cake_status cake_cluster_poll(cake_cluster *c, int timeout_ms, int extra_fd, cak
         if (!p->client) continue;
         items[n++] =
             (zmq_pollitem_t){.socket = cake_client_socket(p->client), .events = ZMQ_POLLIN};
-        items[n++] =
-            (zmq_pollitem_t){.socket = cake_client_monitor(p->client), .events = ZMQ_POLLIN};
+        void *monitor = cake_client_monitor(p->client);
+        if (monitor) items[n++] = (zmq_pollitem_t){.socket = monitor, .events = ZMQ_POLLIN};
         hurry |= cake_peer_wants_to_send(p);
     }
     if (c->discovery)

@@ -307,8 +307,8 @@ void cake_serving_run(cake_serving *s) {
         for (uint32_t i = 0; i < s->n_ways; i++) {
             if (!s->ways[i].client) continue;
             unsettled |= !s->ways[i].settled;
-            items[n++] = (zmq_pollitem_t){.socket = cake_client_monitor(s->ways[i].client),
-                                          .events = ZMQ_POLLIN};
+            void *monitor = cake_client_monitor(s->ways[i].client);
+            if (monitor) items[n++] = (zmq_pollitem_t){.socket = monitor, .events = ZMQ_POLLIN};
             items[n++] = (zmq_pollitem_t){.socket = cake_client_socket(s->ways[i].client),
                                           .events = ZMQ_POLLIN};
         }
