@@ -21,6 +21,18 @@ INLINE __m512i bcast(const int8_t *q) {
     return _mm512_set1_epi32(v);
 }
 
+/* acc + codes * q of four columns: in the order written, and with the broadcast inside the
+ * instruction, which compilers put before it. Zen 4 is up to 10 % faster for both. */
+INLINE __m512i dot4(__m512i acc, __m512i codes, const int8_t *q) {
+    typedef struct {
+        int8_t q[4];
+    } four;
+    __asm__ volatile("vpdpbusd %2%{1to16%}, %1, %0"
+                     : "+v"(acc)
+                     : "v"(codes), "m"(*(const four *)q));
+    return acc;
+}
+
 /* 16 stored floats. */
 INLINE __m512 load_floats(const void *p, cake_ftype t) {
     if (t == CAKE_F32) return _mm512_loadu_ps(p);

@@ -1,8 +1,9 @@
 /* Block and fp formats with AVX-512 VNNI: one 512-bit register holds the 16 rows of a tile.
  *
- * Many tokens: up to eight blocks of codes are expanded to bytes, and their scales to vectors, in a
- * panel that stays in L1; then all tokens pass over it, eight at a time, with their sums in
- * registers. One token: the same sums straight from the weights, which are read strictly in order.
+ * Many tokens: two blocks of codes (one, where each has two scales) are expanded to bytes in
+ * registers, and all tokens pass over them, four at a time: eight integer chains hide each other's
+ * latency. The sums in f32 live in L1. One token: the same sums in registers, straight from the
+ * weights, which are read strictly in order.
  *
  * vpdpbusd takes unsigned codes: where zero is not code 0, its integer sum starts from minus that
  * many times the sum of q. Two sums that fit 16 bits and their scales are multiplied and added by
@@ -10,8 +11,6 @@
 #include "kernels/matmul_avx512.h"
 
 #if defined(__AVX512VNNI__)
-
-enum { CHUNK = 8 }; /* blocks in the panel */
 
 INLINE __m512 to_float(__m512i x) {
     return _mm512_cvtepi32_ps(x);
@@ -147,38 +146,43 @@ typedef struct {
     __m512 acc, f, g;
 } sums;
 
-/* The integer sums d and e of the two halves of a block (d alone: of all of it) and its scales are
- * added to the sums. */
-INLINE void add_block(cake_packing p, __m512i d, __m512i e, const __m512 v[2], const float *scale,
+/* The integer sums d and e of the two halves of a block (d alone: of all of it) as f32: where
+ * halves have scales of 16 bits, as one, with them. */
+INLINE void to_floats(cake_packing p, __m512i d, __m512i e, const __m512 v[2], __m512 x[2]) {
+    if (p == CAKE_PK_Q2_K || p == CAKE_PK_Q3_K)
+        d = _mm512_madd_epi16(_mm512_castps_si512(v[0]), pair16(d, e));
+    x[0] = to_float(d), x[1] = to_float(e);
+}
+
+/* What to_floats() made of a block, and its scales, are added to the sums. */
+INLINE void add_block(cake_packing p, const __m512 x[2], const __m512 v[2], const float *scale,
                       const float *sum32, const int32_t *neg16, sums *s) {
-    __m512 x;
+    __m512 f = x[0];
     switch (p) {
     case CAKE_PK_NVFP4:
-        x = _mm512_fmadd_ps(v[1], to_float(e), _mm512_mul_ps(v[0], to_float(d)));
-        s->acc = _mm512_fmadd_ps(bcast_float(scale), x, s->acc);
+        f = _mm512_fmadd_ps(v[1], x[1], _mm512_mul_ps(v[0], f));
+        s->acc = _mm512_fmadd_ps(bcast_float(scale), f, s->acc);
         return;
     case CAKE_PK_Q4_K:
     case CAKE_PK_Q5_K:
-        x = _mm512_mul_ps(v[0], to_float(d));
         s->g = _mm512_fnmadd_ps(bcast_float(sum32), v[1], s->g);
+        f = _mm512_mul_ps(v[0], f);
         break;
     case CAKE_PK_Q2_K:
-        x = to_float(_mm512_madd_epi16(_mm512_castps_si512(v[1]),
-                                       pair16(bcast_int(neg16), bcast_int(neg16 + 1))));
-        s->g = _mm512_fmadd_ps(bcast_float(scale), x, s->g);
-        /* fall through */
-    case CAKE_PK_Q3_K:
-        x = to_float(_mm512_madd_epi16(_mm512_castps_si512(v[0]), pair16(d, e)));
+        s->g = _mm512_fmadd_ps(
+            bcast_float(scale),
+            to_float(_mm512_madd_epi16(_mm512_castps_si512(v[1]),
+                                       pair16(bcast_int(neg16), bcast_int(neg16 + 1)))),
+            s->g);
         break;
-    case CAKE_PK_Q6_K:
-        x = _mm512_fmadd_ps(v[1], to_float(e), _mm512_mul_ps(v[0], to_float(d)));
-        break;
+    case CAKE_PK_Q3_K: break;
+    case CAKE_PK_Q6_K: f = _mm512_fmadd_ps(v[1], x[1], _mm512_mul_ps(v[0], f)); break;
     default:
-        x = _mm512_mul_ps(bcast_float(scale), to_float(d));
-        s->acc = _mm512_fmadd_ps(v[0], x, s->acc);
+        f = _mm512_mul_ps(bcast_float(scale), f);
+        s->acc = _mm512_fmadd_ps(v[0], f, s->acc);
         return;
     }
-    s->f = _mm512_fmadd_ps(bcast_float(scale), x, s->f);
+    s->f = _mm512_fmadd_ps(bcast_float(scale), f, s->f);
 }
 
 INLINE void begin_unit(cake_packing p, sums *s) {
@@ -207,7 +211,7 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
         for (unsigned b = 0; b < info.unit; b++) {
             if (!cake_pk_super(p) && h == blocks) break;
             __m512i c[8], d = _mm512_setzero_si512(), e = d; /* two chains: half the latency */
-            __m512 v[2];
+            __m512 v[2], x[2];
             __asm__ volatile("" : "+r"(w)); /* in order: see affine_one() */
             load_codes(p, w, c);
             w += info.bits * 64;
@@ -223,7 +227,8 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
             }
             if (cake_pk_whole(p)) d = _mm512_add_epi32(d, e);
             block_scales(p, &u, b, v);
-            add_block(p, d, e, v, a->scale + h, a->sum32 + h, neg, &s);
+            to_floats(p, d, e, v, x);
+            add_block(p, x, v, a->scale + h, a->sum32 + h, neg, &s);
             q += 32, h++;
         }
         end_unit(p, u.d, u.dmin, &s);
@@ -233,122 +238,166 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
 
 /* ---- many tokens ---- */
 
+/* Scales of a unit, and the sums f and g of its tokens. */
 typedef struct {
-    uint8_t codes[CHUNK][8][64];
-    float scales[CHUNK][2][16], d[16], dmin[16];
-} panel_of;
+    float scales[8][2][16], d[16], dmin[16], fg[CAKE_MM_TOKENS][2][16];
+} unit_of;
+_Static_assert(sizeof(unit_of) <= CAKE_MM_K_CHUNK * 16 * sizeof(float), "fits the scratch");
 
-/* Scales of `len` blocks from the start of a unit on; returns where the next one starts. */
-INLINE const uint8_t *expand_scales(cake_packing p, const uint8_t *w, uint32_t len, panel_of *out) {
+/* Returns where the codes start. */
+INLINE const uint8_t *expand_scales(cake_packing p, const uint8_t *w, unit_of *out) {
     const cake_packing_info info = cake_packing_get(p);
-    for (uint32_t b0 = 0; b0 < len; b0 += info.unit) {
-        const head u = load_head(p, w);
-        w += info.head;
-        if (cake_pk_super(p)) _mm512_store_ps(out->d, u.d);
-        if (cake_pk_mins(p)) _mm512_store_ps(out->dmin, u.dmin);
-        CAKE_UNROLL(8)
-        for (unsigned b = 0; b < info.unit; b++) {
-            if (!cake_pk_super(p) && b0 + b == len) break;
-            __m512 v[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-            w += info.bits * 64;
-            block_scales(p, &u, b, v);
-            for (int i = 0; i < 2; i++) _mm512_store_ps(out->scales[b0 + b][i], v[i]);
-        }
+    const head u = load_head(p, w);
+    if (cake_pk_super(p)) _mm512_store_ps(out->d, u.d);
+    if (cake_pk_mins(p)) _mm512_store_ps(out->dmin, u.dmin);
+    CAKE_UNROLL(8)
+    for (unsigned b = 0; b < info.unit; b++) {
+        __m512 v[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        block_scales(p, &u, b, v);
+        for (int i = 0; i < 2; i++) _mm512_store_ps(out->scales[b][i], v[i]);
     }
-    return w;
+    return w + info.head;
 }
 
-/* Weights to come, asked for a few lines at a time: all at once they would fill the miss buffers.
+/* What belongs to the next token: q, neg16, scale and sum32 of the first block, f and g of the
+ * unit.
  */
 typedef struct {
-    const uint8_t *next, *end;
-    uint32_t per_block;
+    const int8_t *q;
+    const int32_t *neg16;
+    const float *scale, *sum32;
+    float *fg, *acc;
+} place;
+
+/* nt tokens of `ub` blocks, the last of a unit or not; moves `at` past them. What belongs to the
+ * second block lies `all` tokens behind. Pointers go through empty asm: the compiler would rather
+ * have many of them in registers that it has not. */
+INLINE void some_tokens(cake_packing p, int ub, int nt, const __m512i *c, __m512 v[2][2],
+                        const unit_of *u, size_t all, __mmask16 old, bool last, place *at) {
+    size_t next = ub > 1 ? all : 0;
+    __asm__("" : "+r"(next));
+    const int32_t *neg[2] = {at->neg16, at->neg16 + 2 * next};
+    const float *scale[2] = {at->scale, at->scale + next}, *sum[2] = {at->sum32, at->sum32 + next};
+    __m512i d[4][2], e[4][2];
+    __m512 x[4][2][2];
+    CAKE_UNROLL(4)
+    for (int i = 0; i < nt; i++) {
+        CAKE_UNROLL(2)
+        for (int b = 0; b < ub; b++) {
+            d[i][b] = e[i][b] = _mm512_setzero_si512();
+            if (!cake_pk_zero_shift(p)) continue;
+            d[i][b] = bcast_int(neg[b] + 2 * i), e[i][b] = bcast_int(neg[b] + 2 * i + 1);
+            if (cake_pk_whole(p)) d[i][b] = _mm512_add_epi32(d[i][b], e[i][b]);
+            d[i][b] = _mm512_slli_epi32(d[i][b], cake_pk_zero_shift(p));
+            e[i][b] = _mm512_slli_epi32(e[i][b], cake_pk_zero_shift(p));
+        }
+    }
+    CAKE_UNROLL(8)
+    for (int j = 0; j < 8; j++) {
+        CAKE_UNROLL(4)
+        for (int i = 0; i < nt; i++) {
+            CAKE_UNROLL(2)
+            for (int b = 0; b < ub; b++) {
+                __m512i *y = cake_pk_whole(p) || j < 4 ? &d[i][b] : &e[i][b];
+                *y = dot4(*y, c[b * 8 + j], at->q + i * 64 + b * 32 + j * 4);
+            }
+        }
+    }
+    CAKE_UNROLL(4)
+    for (int i = 0; i < nt; i++) {
+        CAKE_UNROLL(2)
+        for (int b = 0; b < ub; b++) {
+            to_floats(p, d[i][b], e[i][b], v[b], x[i][b]);
+            __asm__ volatile("" : "+v"(x[i][b][0])); /* here, beside the last dots */
+        }
+    }
+    CAKE_UNROLL(4)
+    for (int i = 0; i < nt; i++) {
+        float *fg = at->fg + i * 32, *acc = at->acc + i * 16;
+        sums s;
+        if (cake_pk_super(p)) s.f = _mm512_maskz_load_ps(old, fg);
+        if (cake_pk_mins(p)) s.g = _mm512_maskz_load_ps(old, fg + 16);
+        if (!cake_pk_super(p)) s.acc = _mm512_load_ps(acc);
+        CAKE_UNROLL(2)
+        for (int b = 0; b < ub; b++)
+            add_block(p, x[i][b], v[b], scale[b] + i, sum[b] + i, neg[b] + 2 * i, &s);
+        if (!cake_pk_super(p)) {
+            _mm512_store_ps(acc, s.acc);
+        } else if (last) {
+            s.acc = _mm512_load_ps(acc);
+            end_unit(p, _mm512_load_ps(u->d), _mm512_load_ps(u->dmin), &s);
+            _mm512_store_ps(acc, s.acc);
+        } else {
+            _mm512_store_ps(fg, s.f);
+            if (cake_pk_mins(p)) _mm512_store_ps(fg + 16, s.g);
+        }
+    }
+    at->q += nt * 64, at->neg16 += nt * 2, at->scale += nt, at->sum32 += nt;
+    at->fg += nt * 32, at->acc += nt * 16;
+    __asm__("" : "+r"(at->q), "+r"(at->scale), "+r"(at->acc));
+    if (cake_pk_zero_shift(p) || p == CAKE_PK_Q2_K) __asm__("" : "+r"(at->neg16));
+    if (cake_pk_super(p)) __asm__("" : "+r"(at->fg));
+    if (cake_pk_mins(p)) __asm__("" : "+r"(at->sum32));
+}
+
+/* What a tile asks of memory beside its work: `per_pass` lines of weights to come per pass over a
+ * block, as all at once would fill the miss buffers. As many each time: a loop that always turns as
+ * often is guessed best. */
+typedef struct {
+    const uint8_t *next;
+    uint32_t per_pass;
 } ahead;
 
-/* nt tokens from tok on over `len` blocks from h0 on. The first of a chunk give the packed codes,
- * which are expanded on the way, beside the multiplications; the rest NULL. */
-INLINE void some_tokens(cake_packing p, int nt, const uint8_t *codes, panel_of *w, uint32_t h0,
-                        uint32_t len, const cake_act *a, uint32_t tok, ahead *pre, float *acc) {
+/* n tokens from tok0 on of `ub` blocks from h on, b blocks into their unit. */
+INLINE void some_blocks(cake_packing p, int ub, const uint8_t *w, const cake_act *a, uint32_t tok0,
+                        uint32_t n, uint32_t h, uint32_t b, float *acc, unit_of *unit, ahead *pre) {
     const cake_packing_info info = cake_packing_get(p);
-    const size_t all = a->n_tok;
-    sums s[8];
-    CAKE_UNROLL(8)
-    for (int i = 0; i < nt; i++) {
-        begin_unit(p, &s[i]);
-        if (!cake_pk_super(p)) s[i].acc = _mm512_load_ps(acc + i * 16);
+    const size_t all = a->n_tok, first = h * all + tok0;
+    place at = {a->q + (h / 2 * all + tok0) * 64 + h % 2 * 32,
+                a->neg16 + first * 2,
+                a->scale + first,
+                a->sum32 + first,
+                unit->fg[0][0],
+                acc};
+    const __mmask16 old = b ? 0xffff : 0;
+    const bool last = b + (uint32_t)ub == info.unit;
+    __m512i c[16];
+    __m512 v[2][2];
+    CAKE_UNROLL(2)
+    for (int i = 0; i < ub; i++) {
+        load_codes(p, w + i * info.bits * 64, c + 8 * i);
+        for (int k = 0; k < 2; k++) v[i][k] = _mm512_load_ps(unit->scales[b + (uint32_t)i][k]);
     }
-    for (uint32_t b = 0; b < len; b++) {
-        const size_t h = h0 + b;
-        const int8_t *q = a->q + (h / 2 * all + tok) * 64 + h % 2 * 32;
-        const int32_t *neg = a->neg16 + (h * all + tok) * 2;
-        const float *scale = a->scale + h * all + tok, *sum32 = a->sum32 + h * all + tok;
-        for (uint32_t l = 0; l < pre->per_block && pre->next < pre->end; l++, pre->next += 64)
+    for (uint32_t i = 0; i < n;) {
+        for (uint32_t l = 0; l < pre->per_pass; l++, pre->next += 64)
             _mm_prefetch(pre->next, _MM_HINT_T0);
-        if (codes) {
-            __m512i c[8];
-            if (b % info.unit == 0) codes += info.head;
-            load_codes(p, codes, c);
-            codes += info.bits * 64;
-            for (int j = 0; j < 8; j++) _mm512_store_si512(w->codes[b][j], c[j]);
-        }
-        __m512i d[8], e[8];
-        CAKE_UNROLL(8)
-        for (int i = 0; i < nt; i++) {
-            d[i] = e[i] = _mm512_setzero_si512();
-            if (!cake_pk_zero_shift(p)) continue;
-            d[i] = bcast_int(neg + 2 * i), e[i] = bcast_int(neg + 2 * i + 1);
-            if (cake_pk_whole(p))
-                d[i] = _mm512_slli_epi32(_mm512_add_epi32(d[i], e[i]), cake_pk_zero_shift(p));
-            else
-                d[i] = _mm512_slli_epi32(d[i], cake_pk_zero_shift(p)),
-                e[i] = _mm512_slli_epi32(e[i], cake_pk_zero_shift(p));
-        }
-        CAKE_UNROLL(8)
-        for (int j = 0; j < 8; j++) {
-            const __m512i c = load512(w->codes[b][j]);
-            __m512i *x = cake_pk_whole(p) || j < 4 ? d : e;
-            CAKE_UNROLL(8)
-            for (int i = 0; i < nt; i++)
-                x[i] = _mm512_dpbusd_epi32(x[i], c, bcast(q + i * 64 + j * 4));
-        }
-        const __m512 v[2] = {_mm512_load_ps(w->scales[b][0]), _mm512_load_ps(w->scales[b][1])};
-        CAKE_UNROLL(8)
-        for (int i = 0; i < nt; i++)
-            add_block(p, d[i], e[i], v, scale + i, sum32 + i, neg + 2 * i, &s[i]);
-    }
-    CAKE_UNROLL(8)
-    for (int i = 0; i < nt; i++) {
-        if (cake_pk_super(p)) {
-            s[i].acc = _mm512_load_ps(acc + i * 16);
-            end_unit(p, _mm512_load_ps(w->d), _mm512_load_ps(w->dmin), &s[i]);
-        }
-        _mm512_store_ps(acc + i * 16, s[i].acc);
+        if (i + 4 <= n)
+            some_tokens(p, ub, 4, c, v, unit, all, old, last, &at), i += 4;
+        else
+            some_tokens(p, ub, 1, c, v, unit, all, old, last, &at), i++;
     }
 }
 
 INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w, const cake_act *a,
-                        uint32_t tok0, uint32_t n, float *acc, panel_of *panel) {
+                        uint32_t tok0, uint32_t n, float *acc, unit_of *unit) {
+    const cake_packing_info info = cake_packing_get(p);
     const uint32_t blocks = (spec->k + 31) / 32;
-    const int most = p == CAKE_PK_Q2_K ? 4 : 8; /* as many as their sums fit the registers */
+    const int most = cake_pk_whole(p) ? 2 : 1; /* blocks whose codes and sums fit the registers */
+    const uint32_t lines = info.head / 64u + info.unit * info.bits;
+    const uint32_t passes = (n / 4 + n % 4) * (info.unit / (uint32_t)most);
     for (uint32_t i = 0; i < n; i++) _mm512_store_ps(acc + i * 16, _mm512_setzero_ps());
-    for (uint32_t h = 0; h < blocks; h += CHUNK) {
-        const uint32_t len = blocks - h < CHUNK ? blocks - h : CHUNK;
-        const uint8_t *from = w;
-        w = expand_scales(p, w, len, panel);
-        const uint32_t lines = (uint32_t)((w - from) / 64), groups = (n + 7) / 8 * CHUNK;
-        ahead pre = {w + (w - from), w + 2 * (w - from), (lines + groups - 1) / groups};
-        uint32_t i = 0;
-#define PASS(nt, codes) some_tokens(p, nt, codes, panel, h, len, a, tok0 + i, &pre, acc + i * 16)
-        if (most == 8 && n >= 8)
-            PASS(8, from), i = 8;
-        else if (n >= 4)
-            PASS(4, from), i = 4;
-        else
-            PASS(1, from), i = 1;
-        for (; most == 8 && i + 8 <= n; i += 8) PASS(8, NULL);
-        for (; i + 4 <= n; i += 4) PASS(4, NULL);
-        for (; i < n; i++) PASS(1, NULL);
-#undef PASS
+    for (uint32_t h = 0; h < blocks;) {
+        ahead pre = {w + PREFETCH, (lines + passes - 1) / passes};
+        w = expand_scales(p, w, unit);
+        for (uint32_t b = 0; b < info.unit && h < blocks;) {
+            if (cake_pk_super(p) || h + (uint32_t)most <= blocks) {
+                some_blocks(p, most, w, a, tok0, n, h, b, acc, unit, &pre);
+                w += most * info.bits * 64, b += (uint32_t)most, h += (uint32_t)most;
+            } else { /* the last one of an odd number */
+                some_blocks(p, 1, w, a, tok0, n, h, b, acc, unit, &pre);
+                b++, h++;
+            }
+        }
     }
 }
 
@@ -451,7 +500,7 @@ void cake_block_expand_avx512(const cake_wspec *s, const uint8_t *tile, uint32_t
         if (a->n_tok == 1)                                                                         \
             one_token(CAKE_PK_##name, s, w, a, acc);                                               \
         else                                                                                       \
-            many_tokens(CAKE_PK_##name, s, w, a, tok0, n, acc, (panel_of *)(void *)panel);         \
+            many_tokens(CAKE_PK_##name, s, w, a, tok0, n, acc, (unit_of *)(void *)panel);          \
     }
 CAKE_INT_PACKINGS(TILE_FN)
 
