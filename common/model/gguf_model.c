@@ -374,23 +374,18 @@ static cake_status sizes(builder *b) {
     return CAKE_OK;
 }
 
-/* Every how manieth layer attends to all positions: as the file says, else as the architecture
- * has it. */
-static cake_status window_pattern(builder *b, uint64_t *pattern) {
-    *pattern = b->arch->pattern;
-    return get_uint(b, "attention.sliding_window_pattern", false, LAYERS_MAX, pattern);
-}
-
 /* What only Gemma has: formats.md 7.5, and the values that llama.cpp takes where a file says
  * nothing. */
 static cake_status gemma(builder *b) {
-    uint64_t window = is_gemma2(b) ? 4096 : 0, pattern = 0, layers = 0, hidden = 0, heads = 0;
+    uint64_t window = is_gemma2(b) ? 4096 : 0, pattern = b->arch->pattern, layers = 0, hidden = 0,
+             heads = 0;
     double attn = is_gemma2(b) ? 50 : 0, final = is_gemma2(b) ? 30 : 0, local = 10000;
     cake_status st;
     if (b->arch->gemma) put(b, CAKE_CONFIG_NORM_ADD_ONE, json_object_new_boolean(false));
     if (!b->arch->pattern) return CAKE_OK;
     if ((st = get_uint(b, "attention.sliding_window", false, 1u << 30, &window)) != CAKE_OK ||
-        (st = window_pattern(b, &pattern)) != CAKE_OK ||
+        (st = get_uint(b, "attention.sliding_window_pattern", false, LAYERS_MAX, &pattern)) !=
+            CAKE_OK ||
         (st = get_uint(b, "block_count", true, LAYERS_MAX, &layers)) != CAKE_OK ||
         (st = get_uint(b, "embedding_length", true, 1 << 20, &hidden)) != CAKE_OK ||
         (st = get_uint(b, "attention.head_count", true, 4096, &heads)) != CAKE_OK ||
