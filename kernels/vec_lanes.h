@@ -232,9 +232,11 @@ LANES_FN void v_store_h(uint16_t *p, v16 x) {
     _mm_storeu_si128((__m128i *)(void *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
 LANES_FN v16 v_load_i8(const int8_t *p) {
-    __m128i t = _mm_loadu_si128((const __m128i *)(const void *)p);
-    return V2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(t)),
-              _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(t, 8))));
+    /* two loads: cheaper than one and a shuffle */
+    __m128i a = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    __m128i b = _mm_loadl_epi64((const __m128i *)(const void *)(p + 8));
+    return V2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a)),
+              _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)));
 }
 LANES_FN __m128i i16_from_f32x8(__m256 x) {
     __m256i i = _mm256_cvtps_epi32(x);
