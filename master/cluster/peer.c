@@ -13,9 +13,9 @@ enum {
     ADDRESS_TRY_MS = 1000,  /* then the next address of the node is tried */
     PADDING_MIN = 16 << 10, /* of pings that measure bandwidth; grows to CAKE_PING_MAX */
     PADDING_GROWS = 8,
-    SLOW_CHUNK = 128 << 10,
+    SLOW_CHUNK = 64 << 10,
 };
-static const double long_s = 0.25; /* a message that takes longer is long for its link */
+static const double long_s = 0.125; /* a padded ping that takes longer does not grow */
 
 const char *cake_peer_state_name(cake_peer_state s) {
     static const char *const name[] = {"connecting", "refused", "measuring", "idle", "fetching",
@@ -137,11 +137,20 @@ static void on_pong(cake_master_peer *p, const cake_msg *m) {
     send_ping(p);
 }
 
+static bool known(const cake_master_peer *p) {
+    return p->state >= CAKE_PEER_MEASURING && p->state != CAKE_PEER_LOST;
+}
+
 static void on_hello(cake_master_peer *p, json_object *o) {
     cake_hello h;
     cake_error err;
     if (cake_control_read_hello(o, &h, &err) != CAKE_OK) {
         set_state(p, CAKE_PEER_FAILED, err.msg);
+        return;
+    }
+    if (known(p) && strcmp(p->id, h.id) == 0 &&
+        p->generation == cake_client_generation(p->client)) {
+        p->hello = h; /* it was asked whether it is still busy: the link is the same */
         return;
     }
     if (p->id[0] && strcmp(p->id, h.id) != 0) {
@@ -236,7 +245,7 @@ bool cake_peer_message(cake_master_peer *p, const cake_msg *m) {
 /* The worker is only heard of between chunks: on a slow link they are shorter, yet long enough that
  * a window of them fits into the link's queue. */
 static bool next_chunk(const cake_master_peer *p, uint64_t *offset, size_t *len) {
-    size_t max = p->bandwidth * long_s < CAKE_TRANSFER_CHUNK ? SLOW_CHUNK : CAKE_TRANSFER_CHUNK;
+    size_t max = p->bandwidth < 4.0 * CAKE_TRANSFER_CHUNK ? SLOW_CHUNK : CAKE_TRANSFER_CHUNK;
     return p->sending && cake_sender_next(&p->sender, max, offset, len);
 }
 
@@ -268,10 +277,6 @@ bool cake_peer_wants_to_send(const cake_master_peer *p) {
     uint64_t offset;
     size_t len;
     return next_chunk(p, &offset, &len);
-}
-
-static bool known(const cake_master_peer *p) {
-    return p->state >= CAKE_PEER_MEASURING && p->state != CAKE_PEER_LOST;
 }
 
 void cake_peer_step(cake_master_peer *p, cake_net *net) {

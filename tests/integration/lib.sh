@@ -143,14 +143,15 @@ on() {
 # rx I, tx I: bytes that host I has received, sent so far
 rx() { on "$1" cat /sys/class/net/eth0/statistics/rx_bytes; }
 tx() { on "$1" cat /sys/class/net/eth0/statistics/tx_bytes; }
-# shape I RATE: limit host I in both directions, e.g. 20mbit; shape I off
+# shape I RATE [BURST]: limit host I in both directions, e.g. 20mbit; shape I off. A burst below the 64 KiB that TCP hands to a
+# network device at once makes the kernel cut that into packets; else slow links lose all of it or nothing.
 shape() {
     if [[ $2 == off ]]; then
         on "$1" tc qdisc del dev eth0 root
         tc qdisc del dev "port$1" root
     else
-        on "$1" tc qdisc replace dev eth0 root tbf rate "$2" burst 64kb latency 200ms &&
-            tc qdisc replace dev "port$1" root tbf rate "$2" burst 64kb latency 200ms
+        on "$1" tc qdisc replace dev eth0 root tbf rate "$2" burst "${3:-64kb}" latency 200ms &&
+            tc qdisc replace dev "port$1" root tbf rate "$2" burst "${3:-64kb}" latency 200ms
     fi
 }
 unplug() { ip link set "port$1" down; } # the cable of host I, as seen by the others
