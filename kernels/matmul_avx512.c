@@ -73,33 +73,32 @@ INLINE void affine_many(const cake_wspec *s, int bits, int ub, const uint8_t *p,
 
 /* One token of one tile. The weights are read strictly in order, the way the hardware prefetcher
  * knows best: the scales, which end the group, only when its dots are done. */
-INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, const cake_act *a,
-                       float *out) {
-    const uint32_t per_group = s->group / 32, groups = s->k / s->group;
-    const size_t block_bytes = (size_t)bits * 64, fb = cake_ftype_bytes(s->ftype);
+INLINE void affine_one(const cake_wspec *s, int bits, int ub, int units, const uint8_t *p,
+                       const cake_act *a, float *out) {
+    const uint32_t groups = s->k / s->group;
+    const size_t fb = cake_ftype_bytes(s->ftype);
     const int8_t *q = a->q;
     const float *scale = a->scale, *sum = ub == 2 ? a->sum64 : a->sum32;
     __m512 acc = _mm512_setzero_ps();
     for (uint32_t g = 0; g < groups; g++) {
         __m512 f[2]; /* of the units of the group */
-        for (uint32_t u = 0; u * (uint32_t)ub < per_group; u++) {
-            __m512 fu = _mm512_setzero_ps();
-            for (int i = 0; i < ub; i++, p += block_bytes, q += 32, scale++) {
-                __m512i c[8], d = _mm512_setzero_si512(), e = d; /* two chains: half the latency */
-                load_block(p, bits, c);
-#pragma GCC unroll 4
-                for (int j = 0; j < 4; j++) {
-                    d = _mm512_dpbusd_epi32(d, c[j], bcast(q + j * 4));
-                    e = _mm512_dpbusd_epi32(e, c[j + 4], bcast(q + j * 4 + 16));
-                }
-                __m512 df = _mm512_cvtepi32_ps(_mm512_add_epi32(d, e)), x = _mm512_set1_ps(*scale);
-                fu = i == 0 ? _mm512_mul_ps(x, df) : _mm512_fmadd_ps(x, df, fu);
+        CAKE_UNROLL(2)
+        for (int u = 0; u < units; u++) {
+            CAKE_UNROLL(2)
+            for (int i = 0; i < ub; i++, p += bits * 64, q += 32, scale++) {
+                __m512i c[8], d = _mm512_setzero_si512(), e = d;
+                load_block_in_place(p, bits, c);
+                if (i == 0) _mm_prefetch(q + Q_AHEAD, _MM_HINT_T0);
+                dot_block(bits, c, q, &d, &e);
+                d = _mm512_add_epi32(d, shift_right(e, last_shift(bits)));
+                const __m512 df = _mm512_cvtepi32_ps(d), x = _mm512_set1_ps(*scale);
+                f[u] = i == 0 ? _mm512_mul_ps(x, df) : _mm512_fmadd_ps(x, df, f[u]);
             }
-            f[u] = fu;
         }
         __asm__ volatile("" : "+r"(p)); /* not before the codes */
         const __m512 sc = load_floats(p, s->ftype), bi = load_floats(p + 16 * fb, s->ftype);
-        for (uint32_t u = 0; u * (uint32_t)ub < per_group; u++) {
+        CAKE_UNROLL(2)
+        for (int u = 0; u < units; u++) {
             acc = _mm512_fmadd_ps(sc, f[u], acc);
             acc = _mm512_fmadd_ps(bi, _mm512_set1_ps(*sum++), acc);
         }
@@ -224,10 +223,12 @@ static void tile_f32(const cake_wspec *s, const uint8_t *p, const cake_act *a, u
 #define TILE_FN(bits, ub)                                                                          \
     static void tile_##bits##_##ub(const cake_wspec *s, const uint8_t *p, const cake_act *a,       \
                                    uint32_t tok0, uint32_t n, float *acc) {                        \
-        if (a->n_tok == 1)                                                                         \
-            affine_one(s, bits, ub, p, a, acc);                                                    \
-        else                                                                                       \
+        if (a->n_tok > 1)                                                                          \
             affine_many(s, bits, ub, p, a, tok0, n, acc);                                          \
+        else if (ub == 2 && s->group == 128)                                                       \
+            affine_one(s, bits, 2, 2, p, a, acc);                                                  \
+        else                                                                                       \
+            affine_one(s, bits, ub, 1, p, a, acc);                                                 \
     }
 #define TILE_FNS(bits) TILE_FN(bits, 1) TILE_FN(bits, 2)
 TILE_FNS(2)

@@ -59,6 +59,10 @@ INLINE __m512i or3(__m512i a, __m512i b, __m512i c) {
     return _mm512_or_si512(_mm512_or_si512(a, b), c);
 }
 
+INLINE __m512i shift_right(__m512i x, unsigned by) {
+    return by ? _mm512_srai_epi32(x, by) : x;
+}
+
 /* Expand one block of codes to bytes. */
 INLINE void load_block(const uint8_t *v, int bits, __m512i c[8]) {
     __m512i x[8];
@@ -99,6 +103,69 @@ INLINE void load_block(const uint8_t *v, int bits, __m512i c[8]) {
     default:
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) c[j] = x[j];
+    }
+}
+
+/* ---- one token ----
+ *
+ * Codes that share a byte stay where they are in it: they are multiplied as 2^shift times what they
+ * are, and their sum is shifted, once for all of them. */
+
+/* Bytes ahead of the activations: the weights push them out of L1 between one tile and the next. */
+enum { Q_AHEAD = 128 };
+
+/* The codes of a block, times 2^(j / bits * bits); of 3 bits, the last two times 32. */
+INLINE void load_block_in_place(const uint8_t *v, int bits, __m512i c[8]) {
+    __m512i x[4];
+    if (bits > 4) {
+        load_block(v, bits, c);
+        return;
+    }
+    CAKE_UNROLL(4)
+    for (int i = 0; i < bits; i++) {
+        x[i] = load512(v + 64 * i);
+        __asm__ volatile("" : "+v"(x[i]), "+r"(v)); /* as in load_block() */
+    }
+    CAKE_UNROLL(8)
+    for (int j = 0; j < 8; j++) c[j] = field(x[j % bits], 0, ((1 << bits) - 1) << j / bits * bits);
+    if (bits != 3) return;
+    const __m512i low = _mm512_set1_epi8(0x60), top = _mm512_add_epi8(x[2], x[2]);
+    c[6] = _mm512_srli_epi16(x[0], 1), c[7] = _mm512_srli_epi16(x[1], 1);
+    c[6] = _mm512_ternarylogic_epi32(c[6], low, field(top, 0, 0x80), 0xea); /* c & low | top */
+    c[7] = _mm512_ternarylogic_epi32(c[7], low, field(x[2], 0, 0x80), 0xea);
+}
+
+/* log2 of what the sum over a half of a block is multiplied with before its first code... */
+INLINE unsigned first_shift(int bits, int half) {
+    return bits == 2 ? 2 + 4 * half : bits == 3 ? 3 + 2 * half : bits == 4 ? 4 * half : 0;
+}
+
+/* ... and of what that of the last half still is at its end. */
+INLINE unsigned last_shift(int bits) {
+    return bits == 2 || bits == 4 ? 4 : bits == 3 ? 3 : 0;
+}
+
+/* d += code * q over the first half of a block, e over the last: two chains have half the latency
+ * of one. */
+INLINE void dot_block(int bits, const __m512i c[8], const int8_t *q, __m512i *d, __m512i *e) {
+    if (bits == 2 || bits == 3) { /* the codes furthest up first */
+        *d = dot4(*d, c[3], q + 12);
+        *e = dot4(*e, c[7], q + 28);
+        if (bits == 2) *d = dot4(*d, c[2], q + 8);
+        *e = dot4(*e, c[6], q + 24);
+        *d = _mm512_srai_epi32(*d, bits);
+        *e = _mm512_srai_epi32(*e, 2);
+        for (int j = 0; j < 2; j++) {
+            *d = dot4(*d, c[j], q + j * 4);
+            *e = dot4(*e, c[j + 4], q + j * 4 + 16);
+        }
+        if (bits == 3) *d = dot4(*d, c[2], q + 8);
+        return;
+    }
+    CAKE_UNROLL(4)
+    for (int j = 0; j < 4; j++) {
+        *d = dot4(*d, c[j], q + j * 4);
+        *e = dot4(*e, c[j + 4], q + j * 4 + 16);
     }
 }
 

@@ -24,31 +24,37 @@ INLINE __m512i bcast_int(const int32_t *p) {
     return _mm512_set1_epi32(*p);
 }
 
-/* The low halves of a and b side by side in every lane. */
-INLINE __m512i pair16(__m512i a, __m512i b) {
-    return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16));
+/* Minus the sums of q over the halves of a block, side by side in every lane. */
+INLINE __m512i neg_pair(const int32_t *neg16) {
+    int64_t both;
+    memcpy(&both, neg16, 8);
+    return _mm512_shuffle_epi8(_mm512_set1_epi64(both), _mm512_set1_epi32(0x05040100));
+}
+
+/* Bytes 16 i to 16 i + 15. */
+INLINE __m128i quarter(__m512i x, unsigned i) {
+    return i == 0   ? _mm512_castsi512_si128(x)
+           : i == 1 ? _mm512_extracti32x4_epi32(x, 1)
+           : i == 2 ? _mm512_extracti32x4_epi32(x, 2)
+                    : _mm512_extracti32x4_epi32(x, 3);
 }
 
 /* Half of each of 16 E8M0 scales: cake_half_e8m0(). */
 INLINE __m512 half_e8m0(__m128i bytes, bool infinite) {
-    const __m512i e = _mm512_cvtepu8_epi32(bytes), one = _mm512_set1_epi32(1);
-    __m512i x = _mm512_slli_epi32(_mm512_sub_epi32(e, one), 23);
-    x = _mm512_mask_slli_epi32(x, _mm512_cmple_epu32_mask(e, one), _mm512_add_epi32(e, one), 21);
-    if (infinite)
-        x = _mm512_mask_mov_epi32(x, _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255)),
-                                  _mm512_set1_epi32(0x7f800000));
-    return _mm512_castsi512_ps(x);
+    const __m512i x = _mm512_slli_epi32(_mm512_cvtepu8_epi32(bytes), 23);
+    const __m512i one = _mm512_set1_epi32(1 << 23), inf = _mm512_set1_epi32(0x7f800000);
+    const __m512i half = infinite
+                             ? _mm512_mask_sub_epi32(x, _mm512_cmpneq_epi32_mask(x, inf), x, one)
+                             : _mm512_sub_epi32(x, one);
+    const __m512i tiny = _mm512_srli_epi32(_mm512_add_epi32(x, one), 2); /* the half of 0 and 1 */
+    return _mm512_castsi512_ps(_mm512_max_epi32(half, tiny));
 }
 
-/* Half of each of 2 x 16 E4M3 scales: cake_e4m3_times(.., 2^7). */
-INLINE void half_e4m3(__m256i bytes, __m512 out[2]) {
-    const __m512i x = _mm512_cvtepu8_epi16(bytes);
-    const __m512i h =
-        _mm512_or_si512(_mm512_and_si512(_mm512_slli_epi16(x, 8), _mm512_set1_epi16(-32768)),
-                        _mm512_and_si512(_mm512_slli_epi16(x, 7), _mm512_set1_epi16(0x3f80)));
-    const __m512 unit = _mm512_set1_ps(0x1p7f);
-    out[0] = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(h)), unit);
-    out[1] = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)), unit);
+/* Half of each of 16 E4M3 scales: cake_e4m3_times(.., 2^7). */
+INLINE __m512 half_e4m3(__m128i bytes) {
+    const __m256i x = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7);
+    const __m256i h = _mm256_and_si256(x, _mm256_set1_epi16((short)0xbf80));
+    return _mm512_mul_ps(_mm512_cvtph_ps(h), _mm512_set1_ps(0x1p7f));
 }
 
 /* The head of a unit: as it lies there, and the K formats' d and dmin. */
@@ -100,16 +106,9 @@ INLINE void block_scales(cake_packing p, const head *h, unsigned b, __m512 v[2])
             _mm512_cvtph_ps(b == 0 ? _mm512_castsi512_si256(x) : _mm512_extracti64x4_epi64(x, 1));
         return;
     case CAKE_PK_MXFP4:
-    case CAKE_PK_MXFP4_GGUF: {
-        const __m128i e = b == 0   ? _mm512_castsi512_si128(x)
-                          : b == 1 ? _mm512_extracti32x4_epi32(x, 1)
-                          : b == 2 ? _mm512_extracti32x4_epi32(x, 2)
-                                   : _mm512_extracti32x4_epi32(x, 3);
-        v[0] = half_e8m0(e, p == CAKE_PK_MXFP4);
-        return;
-    }
+    case CAKE_PK_MXFP4_GGUF: v[0] = half_e8m0(quarter(x, b), p == CAKE_PK_MXFP4); return;
     case CAKE_PK_NVFP4:
-        half_e4m3(b == 0 ? _mm512_castsi512_si256(x) : _mm512_extracti64x4_epi64(x, 1), v);
+        for (unsigned i = 0; i < 2; i++) v[i] = half_e4m3(quarter(x, b * 2 + i));
         return;
     case CAKE_PK_Q4_K:
     case CAKE_PK_Q5_K:
@@ -120,8 +119,9 @@ INLINE void block_scales(cake_packing p, const head *h, unsigned b, __m512 v[2])
         return;
     case CAKE_PK_Q2_K:
         for (unsigned i = 0; i < 2; i++) {
-            s[i] = _mm512_srli_epi32(y, 8 * (b % 2) + 4 * i);
-            v[i] = _mm512_castsi512_ps(_mm512_and_si512(s[i], _mm512_set1_epi32(0xf000f)));
+            s[i] = _mm512_srli_epi16(y, 8 * (b % 2) + 4 * i);
+            if (b % 2 == 0 || i == 0) s[i] = _mm512_and_si512(s[i], _mm512_set1_epi16(15));
+            v[i] = _mm512_castsi512_ps(s[i]);
         }
         return;
     case CAKE_PK_Q3_K:
@@ -147,10 +147,13 @@ typedef struct {
 } sums;
 
 /* The integer sums d and e of the two halves of a block (d alone: of all of it) as f32: where
- * halves have scales of 16 bits, as one, with them. */
-INLINE void to_floats(cake_packing p, __m512i d, __m512i e, const __m512 v[2], __m512 x[2]) {
+ * halves have scales of 16 bits, as one, with them, and e is 2^e_shift times the sum. */
+INLINE void to_floats(cake_packing p, __m512i d, __m512i e, unsigned e_shift, const __m512 v[2],
+                      __m512 x[2]) {
     if (p == CAKE_PK_Q2_K || p == CAKE_PK_Q3_K)
-        d = _mm512_madd_epi16(_mm512_castps_si512(v[0]), pair16(d, e));
+        d = _mm512_madd_epi16(
+            _mm512_castps_si512(v[0]),
+            _mm512_mask_blend_epi16(0xaaaaaaaa, d, _mm512_slli_epi32(e, 16 - e_shift)));
     x[0] = to_float(d), x[1] = to_float(e);
 }
 
@@ -171,9 +174,7 @@ INLINE void add_block(cake_packing p, const __m512 x[2], const __m512 v[2], cons
     case CAKE_PK_Q2_K:
         s->g = _mm512_fmadd_ps(
             bcast_float(scale),
-            to_float(_mm512_madd_epi16(_mm512_castps_si512(v[1]),
-                                       pair16(bcast_int(neg16), bcast_int(neg16 + 1)))),
-            s->g);
+            to_float(_mm512_madd_epi16(_mm512_castps_si512(v[1]), neg_pair(neg16))), s->g);
         break;
     case CAKE_PK_Q3_K: break;
     case CAKE_PK_Q6_K: f = _mm512_fmadd_ps(v[1], x[1], _mm512_mul_ps(v[0], f)); break;
@@ -197,10 +198,17 @@ INLINE void end_unit(cake_packing p, __m512 d, __m512 dmin, sums *s) {
 
 /* ---- one token ---- */
 
+/* Where the sum of a half of a block starts, times 2^shift. */
+INLINE __m512i start(cake_packing p, const int32_t *neg16, unsigned shift) {
+    if (!cake_pk_zero_shift(p)) return _mm512_setzero_si512();
+    return _mm512_slli_epi32(bcast_int(neg16), cake_pk_zero_shift(p) + shift);
+}
+
 INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, const cake_act *a,
                       float *out) {
     const cake_packing_info info = cake_packing_get(p);
     const uint32_t blocks = (spec->k + 31) / 32;
+    const int bits = cake_pk_e2m1(p) ? 8 : info.bits; /* of a code when it is multiplied */
     const int8_t *q = a->q;
     sums s = {.acc = _mm512_setzero_ps()};
     for (uint32_t h = 0; h < blocks;) {
@@ -210,24 +218,21 @@ INLINE void one_token(cake_packing p, const cake_wspec *spec, const uint8_t *w, 
         CAKE_UNROLL(8)
         for (unsigned b = 0; b < info.unit; b++) {
             if (!cake_pk_super(p) && h == blocks) break;
-            __m512i c[8], d = _mm512_setzero_si512(), e = d; /* two chains: half the latency */
+            const int32_t *neg = a->neg16 + h * 2;
+            __m512i c[8], d = start(p, neg, first_shift(bits, 0)),
+                          e = start(p, neg + 1, first_shift(bits, 1));
             __m512 v[2], x[2];
             __asm__ volatile("" : "+r"(w)); /* in order: see affine_one() */
-            load_codes(p, w, c);
+            if (cake_pk_e2m1(p))
+                load_codes(p, w, c);
+            else
+                load_block_in_place(w, bits, c);
             w += info.bits * 64;
-            const int32_t *neg = a->neg16 + h * 2;
-            if (cake_pk_zero_shift(p)) {
-                d = _mm512_slli_epi32(bcast_int(neg), cake_pk_zero_shift(p));
-                e = _mm512_slli_epi32(bcast_int(neg + 1), cake_pk_zero_shift(p));
-            }
-            CAKE_UNROLL(4)
-            for (int j = 0; j < 4; j++) {
-                d = _mm512_dpbusd_epi32(d, c[j], bcast(q + j * 4));
-                e = _mm512_dpbusd_epi32(e, c[j + 4], bcast(q + j * 4 + 16));
-            }
-            if (cake_pk_whole(p)) d = _mm512_add_epi32(d, e);
+            if (b % 2 == 0) _mm_prefetch(q + Q_AHEAD, _MM_HINT_T0);
+            dot_block(bits, c, q, &d, &e);
+            if (cake_pk_whole(p)) d = _mm512_add_epi32(d, shift_right(e, last_shift(bits)));
             block_scales(p, &u, b, v);
-            to_floats(p, d, e, v, x);
+            to_floats(p, d, e, last_shift(bits), v, x);
             add_block(p, x, v, a->scale + h, a->sum32 + h, neg, &s);
             q += 32, h++;
         }
@@ -307,7 +312,7 @@ INLINE void some_tokens(cake_packing p, int ub, int nt, const __m512i *c, __m512
     for (int i = 0; i < nt; i++) {
         CAKE_UNROLL(2)
         for (int b = 0; b < ub; b++) {
-            to_floats(p, d[i][b], e[i][b], v[b], x[i][b]);
+            to_floats(p, d[i][b], e[i][b], 0, v[b], x[i][b]);
             __asm__ volatile("" : "+v"(x[i][b][0])); /* here, beside the last dots */
         }
     }
