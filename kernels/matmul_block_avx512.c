@@ -387,21 +387,22 @@ INLINE void many_tokens(cake_packing p, const cake_wspec *spec, const uint8_t *w
                         uint32_t tok0, uint32_t n, float *acc, unit_of *unit) {
     const cake_packing_info info = cake_packing_get(p);
     const uint32_t blocks = (spec->k + 31) / 32;
-    const int most = cake_pk_whole(p) ? 2 : 1; /* blocks whose codes and sums fit the registers */
+    /* As many blocks as have their codes and sums in registers; where few tokens wait for many
+     * bytes, less to wait for at a time. */
+    const bool pairs = cake_pk_whole(p) && (info.bits < 8 || n > 8);
     const uint32_t lines = info.head / 64u + info.unit * info.bits;
-    const uint32_t passes = (n / 4 + n % 4) * (info.unit / (uint32_t)most);
+    const uint32_t passes = (n / 4 + n % 4) * info.unit / (pairs ? 2 : 1);
     for (uint32_t i = 0; i < n; i++) _mm512_store_ps(acc + i * 16, _mm512_setzero_ps());
     for (uint32_t h = 0; h < blocks;) {
         ahead pre = {w + PREFETCH, (lines + passes - 1) / passes};
         w = expand_scales(p, w, unit);
-        for (uint32_t b = 0; b < info.unit && h < blocks;) {
-            if (cake_pk_super(p) || h + (uint32_t)most <= blocks) {
-                some_blocks(p, most, w, a, tok0, n, h, b, acc, unit, &pre);
-                w += most * info.bits * 64, b += (uint32_t)most, h += (uint32_t)most;
-            } else { /* the last one of an odd number */
+        for (uint32_t b = 0, step; b < info.unit && h < blocks; b += step, h += step) {
+            step = pairs && h + 2 <= blocks ? 2 : 1;
+            if (cake_pk_whole(p) && (cake_pk_super(p) || step == 2))
+                some_blocks(p, 2, w, a, tok0, n, h, b, acc, unit, &pre);
+            else
                 some_blocks(p, 1, w, a, tok0, n, h, b, acc, unit, &pre);
-                b++, h++;
-            }
+            w += step * info.bits * 64;
         }
     }
 }
