@@ -28,6 +28,23 @@ INLINE void dot_block(const __m256i *c, int bits, int nt, const int8_t *q, __m25
     }
 }
 
+/* The same of one token and up to 4 bits straight from the packed block, both halves at once:
+ * unpacked when needed, all of it stays in registers. */
+INLINE void dot_lines(const uint8_t *v, int bits, const int8_t *q, __m256i d[2]) {
+    __m256i lines[8];
+    load_lines(v, bits, lines), load_lines(v + 32, bits, lines + bits);
+    CAKE_UNROLL(8)
+    for (int j = 0; j < 8; j++) {
+        const __m256i x = bcast(q + j * 4);
+        for (int k = 0; k < 2; k++) {
+            const __m256i m = _mm256_maddubs_epi16(unpack(lines + k * bits, bits, j), x);
+            d[k] = j == 0 ? m : _mm256_add_epi16(d[k], m);
+            __asm__("" : "+x"(d[k])); /* no trees of sums, which would all be spilled */
+        }
+    }
+    for (int k = 0; k < 2; k++) d[k] = _mm256_madd_epi16(d[k], _mm256_set1_epi16(1));
+}
+
 /* nt tokens of one unit, eight rows: acc[i*16] += s * f + b * sum. */
 INLINE void unit_tokens(const __m256i *c, int bits, int ub, int nt, const int8_t *q,
                         const float *sc0, const float *sc1, const float *sum, __m256 s, __m256 b,
@@ -165,7 +182,8 @@ INLINE void affine_one(const cake_wspec *s, int bits, int ub, const uint8_t *p, 
                     widen_act(q, words);
                     dot_bytes(p, words, d);
                 }
-                for (int half = 0; half < 2 && bits != 8; half++) {
+                if (bits <= 4) dot_lines(p, bits, q, d);
+                for (int half = 0; half < 2 && (bits == 5 || bits == 6); half++) {
                     load_block(p + half * 32, bits, c);
                     dot_block(c, bits, 1, q, &d[half]);
                 }
