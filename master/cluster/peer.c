@@ -279,6 +279,12 @@ bool cake_peer_wants_to_send(const cake_master_peer *p) {
     return next_chunk(p, &offset, &len);
 }
 
+/* While a bundle travels, what it would answer waits behind the chunks already under way. */
+static double silent_ms(const cake_master_peer *p) {
+    double behind = p->sending && p->bandwidth > 0 ? 4 * SLOW_CHUNK / p->bandwidth : 0;
+    return CAKE_PEER_SILENT_MS + behind * 1e3;
+}
+
 void cake_peer_step(cake_master_peer *p, cake_net *net) {
     cake_error why = {0};
     int64_t now = cake_now_ms();
@@ -308,7 +314,7 @@ void cake_peer_step(cake_master_peer *p, cake_net *net) {
             if (p->hello.busy) try_send(p, cake_control_hello_ask()); /* free by now? */
             send_ping(p);
         }
-        if (now - p->last_heard_ms > CAKE_PEER_SILENT_MS) {
+        if (now - p->last_heard_ms > silent_ms(p)) {
             stop_sending(p);
             set_state(p, CAKE_PEER_LOST, "the worker is silent");
             return;

@@ -48,15 +48,15 @@ check "and taken" fails grep -q 'relayed' "$IT/err"
 check "the same bits again" cmp "$IT/again" "$IT/alone"
 
 # A link so slow that a large ping or chunk would look like silence.
-shape 3 500kbit 4kb
+shape 3 1mbit 4kb
 printf 'beta:\n  host: "%s:10128"\n  layers: ["model.layers.1-3"]\n' "$(address 3)" >"$IT/slow.yml"
 M=$(model stories260K-hf)
 check "a model alone" run near --discovery-timeout 0
-check "half of it over 500 kbit/s" run slow --topology "$IT/slow.yml"
+check "half of it over 1 Mbit/s" run slow --topology "$IT/slow.yml"
 check "the same bits" cmp "$IT/slow" "$IT/near"
 master 1 workers --json --cluster-key-file "$IT_KEY" --topology "$IT/slow.yml"
 rate=$(sed -n 's/.*"link_bandwidth":\([0-9]*\).*/\1/p' "$IT/out")
-check "it is known to be slow ($rate of 62500 bytes/s)" test "${rate:-0}" -gt 0 -a "${rate:-0}" -lt 1000000
+check "it is known to be slow ($rate of 125000 bytes/s)" test "${rate:-0}" -gt 0 -a "${rate:-0}" -lt 1000000
 shape 3 off
 M=$random
 
