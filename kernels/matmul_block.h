@@ -127,7 +127,8 @@ static inline float cake_e4m3_times(uint32_t e, float unit) {
 
 /* 512 times the value of an E4M3 code but for its sign: m << s, s = 0..14, m below 16, and not
  * below 8 where s is not 0. At most 15 << 14. */
-#define CAKE_E4M3_512(code) ((code) < 16 ? (code) : (8 + (code) % 8) << ((code) / 8 - 1))
+#define CAKE_E4M3_512(code)                                                                        \
+    ((((code) < 8 ? 0 : 8) + (code) % 8) << ((code) < 16 ? 0 : (code) / 8 - 1))
 
 /* The head of a unit of the K formats, of one row. */
 typedef struct {

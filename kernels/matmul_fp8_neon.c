@@ -22,7 +22,7 @@ INLINE void expand(uint8x16_t code, int8x16_t digit[3]) {
 }
 
 /* The sums of digits i of a block. */
-INLINE int32x4_t dot_block(const int8x16_t v[8][3], int i, int8x16_t q0, int8x16_t q1) {
+INLINE int32x4_t dot_block(int8x16_t v[8][3], int i, int8x16_t q0, int8x16_t q1) {
     int32x4_t d = vdupq_n_s32(0), e = d;
     d = vdotq_laneq_s32(d, v[0][i], q0, 0), e = vdotq_laneq_s32(e, v[4][i], q1, 0);
     d = vdotq_laneq_s32(d, v[1][i], q0, 1), e = vdotq_laneq_s32(e, v[5][i], q1, 1);
