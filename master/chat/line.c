@@ -28,6 +28,7 @@
 #define TAB_SYMBOL "\xe2\x90\x89" /* U+2409 */
 
 enum {
+    CTRL_D = 4,
     ESCAPE_MS = 30,   /* the rest of a terminal's sequence comes within that */
     REDRAW_KEY = 037, /* Tab is dealt with here, as libedit never frees a function added to it */
 };
@@ -40,7 +41,8 @@ struct cake_line_reader {
     History *history;
     char prompt[64];
     bool pasting;
-    char ahead[8]; /* read too far: what only began like a mark of pasting */
+    bool typed_ahead; /* what is read was there before the line was asked for */
+    char ahead[8];    /* read too far: what only began like a mark of pasting */
     size_t n_ahead, ahead_at;
     char *line; /* last one */
     size_t n_line, line_cap;
@@ -66,6 +68,11 @@ static cake_line_reader *reader_of(EditLine *el) {
 
 static char *prompt_of(EditLine *el) {
     return reader_of(el)->prompt;
+}
+
+static bool has_input(void) {
+    struct pollfd p = {.fd = 0, .events = POLLIN};
+    return poll(&p, 1, 0) > 0;
 }
 
 /* True when standard input has something; false: interrupted. */
@@ -167,9 +174,15 @@ static int get_char(EditLine *el, wchar_t *out) {
     mbstate_t mb = {0};
     for (;;) {
         char c;
+        r->typed_ahead = r->typed_ahead && has_input();
         int n = next_byte(r, &c);
         if (n <= 0) return n;
         if (c == '\033' && take_paste_mark(r)) continue;
+        if (c == 0) { /* what the kernel makes of a Ctrl-D before the terminal was ours */
+            if (!r->typed_ahead) continue;
+            *out = CTRL_D;
+            return 1;
+        }
         wint_t symbol = r->pasting ? pasted(c) : 0;
         if (symbol == (wint_t)-1) continue;
         if (c == '\t' && !symbol) {
@@ -184,7 +197,6 @@ static int get_char(EditLine *el, wchar_t *out) {
         size_t k = mbrtowc(out, &c, 1, &mb);
         if (k == (size_t)-2) continue;
         if (k == (size_t)-1) *out = L'?';
-        if (k == 0) *out = 0;
         return 1;
     }
 }
@@ -329,6 +341,7 @@ static cake_status read_edited(cake_line_reader *r, const char *prompt, cake_err
     snprintf(r->prompt, sizeof r->prompt, r->c.color ? "\1\033[1;35m\1%s\1\033[0m\1" : "%s",
              prompt);
     int n = 0;
+    r->typed_ahead = true;
     if (r->marks_pastes) fputs(PASTE_ON, stderr);
     const char *text = el_gets(r->el, &n);
     if (r->marks_pastes) fputs(PASTE_OFF, stderr);

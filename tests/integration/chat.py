@@ -282,6 +282,14 @@ check("a failed message is not sent again", "x" not in [m["content"] for m in la
 t.wait(PROMPT)
 how = t.leave()
 check("Ctrl-D leaves", how == 0, (how, t.all))
+
+Server.script = [["one "] + [0.1, "more "] * 8]
+t = Terminal("--server", URL)
+t.wait(PROMPT)
+t.say("hello\r", r"more")
+t.type("\x04")
+how = t.end()
+check("Ctrl-D in the middle of a reply leaves after it", how == 0 and "more more more more more more" in t.all, (how, t.all[-300:]))
 history = os.path.join(HOME, ".local/state/cake/chat_history")
 check("the history is private", os.path.exists(history) and stat.S_IMODE(os.stat(history).st_mode) == 0o600)
 check("and holds what was typed", b"once\\040more" in open(history, "rb").read())
