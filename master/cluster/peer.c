@@ -280,9 +280,9 @@ bool cake_peer_wants_to_send(const cake_master_peer *p) {
 }
 
 /* While a bundle travels, what it would answer waits behind the chunks already under way. */
-static double silent_ms(const cake_master_peer *p) {
-    double behind = p->sending && p->bandwidth > 0 ? 4 * SLOW_CHUNK / p->bandwidth : 0;
-    return CAKE_PEER_SILENT_MS + behind * 1e3;
+static int64_t silent_ms(const cake_master_peer *p) {
+    double behind_s = p->sending && p->bandwidth > 0 ? 4 * SLOW_CHUNK / p->bandwidth : 0;
+    return CAKE_PEER_SILENT_MS + (int64_t)(behind_s < 60 ? behind_s * 1e3 : 60e3);
 }
 
 void cake_peer_step(cake_master_peer *p, cake_net *net) {
