@@ -16,7 +16,8 @@ worker 2 alpha --threads 1
 worker 3 beta --threads 1
 browsed() { browse 1 _cake._tcp | grep -E "^=;eth0;IPv4;.*\"name=$1\"" >"$IT/browsed"; }
 check "avahi-browse shows alpha" wait_until 15 browsed alpha
-check "with its host, address and port" grep -q ';node2.local;10.77.0.2;10128;' "$IT/browsed"
+with_address() { browsed alpha && grep -q ';node2.local;10.77.0.2;10128;' "$IT/browsed"; } # its IPv6 address may be known first
+check "with its host, address and port" wait_until 15 with_address
 check "avahi-browse shows beta" wait_until 15 browsed beta
 discovers_both
 check "alpha is in the list" grep -q '"alpha"' "$IT/out"
