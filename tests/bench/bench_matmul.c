@@ -28,6 +28,8 @@ enum {
     N = 4096,
     K = 4096,
     CHUNK_TILES = 8,
+    STREAM_TILES = 32, /* of few tokens: what the engine gives one of two threads of 4096 rows */
+    FEW_TOK = 16,
     POOL_BYTES = 384 << 20,
     MAX_TOK = 512,
     SLACK = 32768,
@@ -204,16 +206,17 @@ typedef struct {
     const cake_act *act;
     float *y;
     char *scratch;
+    uint32_t tiles; /* of a chunk */
 } job;
 
 static void mm_chunk(void *arg, size_t chunk, unsigned thread) {
     const job *j = arg;
     chunk += j->first;
-    const size_t per = cake_tiles(&j->mat.spec) / CHUNK_TILES;
+    const size_t per = cake_tiles(&j->mat.spec) / j->tiles;
     cake_mat m = j->mat;
     m.packed = weights + chunk / per * j->bytes;
-    uint32_t t = (uint32_t)(chunk % per) * CHUNK_TILES;
-    j->ops->matmul(&m, j->act, false, j->y, N, t, t + CHUNK_TILES,
+    uint32_t t = (uint32_t)(chunk % per) * j->tiles;
+    j->ops->matmul(&m, j->act, false, j->y, N, t, t + j->tiles,
                    j->scratch + thread * cake_matmul_scratch_bytes());
 }
 
@@ -306,16 +309,16 @@ int main(int argc, char **argv) {
                     cake_act_init(&act, act_mem, x, K, K, n);
                     ops->act_quantize(&act, 0, n);
                     size_t bytes = cake_packed_bytes(s), copies = POOL_BYTES / bytes;
-                    const size_t total = copies * (N / 16 / CHUNK_TILES);
+                    const uint32_t tiles = n < FEW_TOK ? STREAM_TILES : CHUNK_TILES;
+                    const size_t per = N / 16 / tiles, total = copies * per;
                     /* a sample takes one or two milliseconds: shorter than a time slice */
-                    size_t use = n == 1
-                                     ? (size_t)(SAMPLE_MIB << 20) / (bytes / (N / 16 / CHUNK_TILES))
-                                     : (size_t)(6e8 * threads / (dense ? 4 : 1) /
-                                                (2.0 * n * CHUNK_TILES * 16 * K));
+                    size_t use = n == 1 ? (size_t)(SAMPLE_MIB << 20) / (bytes / per)
+                                        : (size_t)(6e8 * threads / (dense ? 4 : 1) /
+                                                   (2.0 * n * tiles * 16 * K));
                     if (use < threads) use = threads;
                     /* half the weights apart from what the limit reads: neither finds the other in
                      * a cache */
-                    job j = {ops, {*s, weights}, bytes, total / 2, &act, y, scratch};
+                    job j = {ops, {*s, weights}, bytes, total / 2, &act, y, scratch, tiles};
                     double value = 0, limit = 0;
                     size_t at = 0;
                     for (double end = now() + seconds; now() < end;) {
@@ -325,8 +328,8 @@ int main(int argc, char **argv) {
                         double t = now();
                         cake_pool_run(pool, use, mm_chunk, &j);
                         t = now() - t;
-                        double v = n == 1 ? (double)(bytes / (N / 16 / CHUNK_TILES) * use) / t / 1e9
-                                          : 2.0 * n * CHUNK_TILES * 16 * K * (double)use / t / 1e9;
+                        double v = n == 1 ? (double)(bytes / per * use) / t / 1e9
+                                          : 2.0 * n * tiles * 16 * K * (double)use / t / 1e9;
                         value = v > value ? v : value;
                         limit = l > limit ? l : limit;
                     }
