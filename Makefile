@@ -98,7 +98,7 @@ bench-check: $(BENCH)                                   ## run them and list the
 	@for t in $(BENCH); do $$t || exit 1; done | sh tests/bench/check.sh
 bench-model: all $(B)/tests/tools/make_model            ## a model of a real shape: one node, two workers, memory, sizes
 	@tests/bench/model.sh
-bench-serve: all $(addprefix $(B)/tests/,tools/make_model tools/serve_figures tools/delay bench/bench_link) ## streams, prompts, chats and guesses over two stages
+bench-serve: all $(addprefix $(B)/tests/,tools/make_model tools/serve_figures tools/delay bench/bench_link bench/bench_matmul) ## streams, prompts, chats and guesses over two stages
 	@tests/bench/serve.sh
 bench-http: all $(B)/tests/tools/make_model            ## what HTTP costs: time per streamed token, memory of idle streams
 	@python3 tests/bench/bench_http.py

@@ -51,22 +51,37 @@ relay() {
 topology() { printf 'one:\n  host: "127.0.0.1:%s"\n  layers: ["model.embed_tokens", "model.layers.0-%s"]\n' "$1" "$2" >"$tmp/topology.$1.yml"; }
 # two PORT CONTEXT WHAT...: over two stages; results in the array R
 declare -A R
+# The best of several: other work on the machine, and on its host, only ever slows one down.
+best_results() { while read -r name value; do
+    echo "  $1$name $value" >&2
+    R[$1$name]=$(awk "BEGIN {print (${R[$1$name]:-0} > $value) ? ${R[$1$name]:-0} : $value}")
+done; }
 read_results() { while read -r name value; do R[$1$name]=$value; echo "  $1$name $value" >&2; done; }
 two() { taskset -c "$other" $T/serve_figures "$M" "$tmp/topology.$1.yml" "$tmp/key" 1 "$2" "${@:3}"; }
 one() { $T/serve_figures "$M" - - "$1" "$2" "${@:3}"; }
 
 M=$(model qwen2.5-0.5b)
 topology "$port" 15
+# Two stages at work read the weights together: what the memory gives two threads, and one, bounds how much they gain.
+reads() { build/release/tests/bench/bench_matmul -f f32 -n 1 -t "$1" -s 0.2 -i "$ISA" | sed 's/.*"limit":\([0-9.]*\),.*/\1/'; }
 if wanted decode || wanted hops; then
-    read_results two. < <(two "$port" 512 decode:1 decode:2 decode:8)
+    ISA=$(build/release/tests/bench/bench_matmul -f f32 -n 1 -t 1 -s 0.05 | sed -n '1s/.*"isa":"\([a-z0-9]*\)".*/\1/p')
+    relay 5
+    topology "$RELAY" 15
+    : >"$tmp/reads"
+    for round in 1 2 3 4; do
+        echo "$(reads 1) $(reads 2)" >>"$tmp/reads"
+        best_results two. < <(two "$port" 512 decode:1 decode:2 decode:8)
+        if wanted hops; then best_results far. < <(two "$RELAY" 512 decode:8); fi
+    done
+    awk '{for (t = 1; t <= 2; t++) {if (!low[t] || $t < low[t]) low[t] = $t; if ($t > high[t]) high[t] = $t}}
+        END {printf("{\"bench\":\"machine\",\"what\":\"memory read meanwhile\",\"one_thread\":[%s,%s],\"two_threads\":[%s,%s],\"unit\":\"GB/s\"}\n",
+            low[1], high[1], low[2], high[2])}' "$tmp/reads"
     a=${R[two.decode:1]}
     figure "2 stages x 1 core, 2 streams against 1" "${R[two.decode:2]}" "$a" "$(ratio "${R[two.decode:2]}" "$a")" 1.9 tokens/s
     figure "2 stages x 1 core, 8 streams against 1" "${R[two.decode:8]}" "$a" "$(ratio "${R[two.decode:8]}" "$a")" 4 tokens/s
 fi
 if wanted hops; then
-    relay 5
-    topology "$RELAY" 15
-    read_results far. < <(two "$RELAY" 512 decode:8)
     a=${R[two.decode:8]}
     figure "8 streams with 5 ms a hop against none" "${R[far.decode:8]}" "$a" "$(ratio "${R[far.decode:8]}" "$a")" 0.95 tokens/s
 fi
