@@ -18,7 +18,9 @@ INLINE void unit_tokens(const __m512i *c, int ub, int nt, const int8_t *q, const
     for (int j = 0; j < 8; j++)
         for (int i = 0; i < nt; i++)
             for (int h = 0; h < ub; h++)
-                d[i][h] = dot4(d[i][h], c[h * 8 + j], q + i * 64 + h * 32 + j * 4);
+                /* broadcasts of their own, not dot4(): four tokens are a fifth faster */
+                d[i][h] =
+                    _mm512_dpbusd_epi32(d[i][h], c[h * 8 + j], bcast(q + i * 64 + h * 32 + j * 4));
     for (int i = 0; i < nt; i++) {
         __m512 f = _mm512_mul_ps(_mm512_set1_ps(sc0[i]), _mm512_cvtepi32_ps(d[i][0]));
         if (ub == 2) f = _mm512_fmadd_ps(_mm512_set1_ps(sc1[i]), _mm512_cvtepi32_ps(d[i][1]), f);
