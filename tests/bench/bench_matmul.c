@@ -22,6 +22,7 @@
 
 #include "common/mem.h"
 #include "common/pool.h"
+#include "tests/bench/formats.h"
 #include "tests/unit/matmul_data.h"
 
 enum {
@@ -228,15 +229,6 @@ static void fill_weights(const cake_wspec *s) {
         memcpy(weights + c * bytes, m.packed, bytes);
     md_free(&m);
 }
-
-#define BLOCK(which)                                                                               \
-    { .kind = CAKE_W_BLOCK, .codec = CAKE_CODEC_##which, .n = N, .k = K }
-#define FP(which)                                                                                  \
-    { .kind = CAKE_W_FP, .fp = CAKE_FP_##which, .n = N, .k = K }
-#define AFFINE(type, width, size)                                                                  \
-    { .kind = CAKE_W_AFFINE, .ftype = type, .bits = width, .group = size, .n = N, .k = K }
-#define DENSE(type)                                                                                \
-    { .kind = CAKE_W_DENSE, .ftype = type, .n = N, .k = K }
 
 static const struct {
     const char *name;

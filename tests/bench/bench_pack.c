@@ -16,6 +16,7 @@
 
 #include "common/mem.h"
 #include "common/pool.h"
+#include "tests/bench/formats.h"
 #include "tests/unit/matmul_data.h"
 
 enum {
@@ -59,15 +60,6 @@ static void pack_chunk(void *arg, size_t chunk, unsigned thread) {
     cake_pack_tiles_for(j->isa, &j->spec, &src, packed + chunk / per * j->bytes, t,
                         t + CHUNK_TILES);
 }
-
-#define BLOCK(which)                                                                               \
-    { .kind = CAKE_W_BLOCK, .codec = CAKE_CODEC_##which, .n = N, .k = K }
-#define FP(which)                                                                                  \
-    { .kind = CAKE_W_FP, .fp = CAKE_FP_##which, .n = N, .k = K }
-#define AFFINE(type, width, size)                                                                  \
-    { .kind = CAKE_W_AFFINE, .ftype = type, .bits = width, .group = size, .n = N, .k = K }
-#define DENSE(type)                                                                                \
-    { .kind = CAKE_W_DENSE, .ftype = type, .n = N, .k = K }
 
 static const struct {
     const char *name;

@@ -326,6 +326,15 @@ static void reads_heads(void **state) {
 
 /* ---- access ---- */
 
+#define KEYS_PATH "/tmp/cake-keys-XXXXXX"
+
+static void write_keys(char *path, const char *text) {
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+}
+
 static void checks_access(void **state) {
     (void)state;
     cake_access a;
@@ -365,11 +374,8 @@ static void checks_access(void **state) {
     assert_true(cake_access_host_ok(&a, "cake.example"));
     assert_int_equal(cake_access_init(&a, NULL, "short", &err), CAKE_ECONFIG);
     assert_int_equal(cake_access_init(&a, NULL, "has a blank in it", &err), CAKE_ECONFIG);
-    char path[] = "/tmp/cake-keys-XXXXXX";
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, "# keys\nkey-number-1\n\nkey-number-2\r\n", 35), 35);
-    close(fd);
+    char path[] = KEYS_PATH;
+    write_keys(path, "# keys\nkey-number-1\n\nkey-number-2\r\n");
     assert_int_equal(cake_access_init(&a, path, NULL, &err), CAKE_OK);
     assert_int_equal(a.n_keys, 2);
     assert_true(cake_access_key_ok(&a, "Bearer key-number-2", NULL));
@@ -405,11 +411,8 @@ static void shares_turns(void **state) {
     for (size_t i = 0; i < sizeof address / sizeof *address; i++)
         if ((client_at(&a, address[i].one) == client_at(&a, address[i].other)) != address[i].same)
             fail_msg("%s and %s", address[i].one, address[i].other);
-    char path[] = "/tmp/cake-keys-XXXXXX";
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, "key-number-1\nkey-number-2\n", 26), 26);
-    close(fd);
+    char path[] = KEYS_PATH;
+    write_keys(path, "key-number-1\nkey-number-2\n");
     assert_int_equal(cake_access_init(&a, path, NULL, NULL), CAKE_OK);
     unlink(path);
     uint64_t first = client_at(&a, "10.0.0.1");
